@@ -1,0 +1,81 @@
+# Penstock, by hand: `make up` runs it, `make test` and `make check` prove it.
+# Nothing is installed outside .venv, but for Debian packages that tests need (tools/install_test_packages.sh).
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+RUNTIME := $(VENV)/.runtime-installed
+DEV := $(VENV)/.dev-installed
+UV := build/uv
+COMPILE := $(UV)/bin/uv pip compile -q --generate-hashes --python-version 3.11 --universal \
+	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command 'make lock'
+INSTALL_FAILED = { echo "error: installing failed; the lines above say why" >&2; \
+	echo "hint: pip needs a package index; set PIP_INDEX_URL where yours is not the usual one" >&2; exit 1; }
+
+.DEFAULT_GOAL := help
+.PHONY: help setup up stop status test check fmt lock clean python
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(RUNTIME)  ## install Penstock into .venv
+
+up: $(RUNTIME)  ## start the engines and the gateway; Ctrl-C stops them
+	@exec $(BIN)/penstock up
+
+stop: $(RUNTIME)  ## stop what `make up` started
+	@$(BIN)/penstock stop
+
+status: $(RUNTIME)  ## show what runs
+	@$(BIN)/penstock status
+
+test: $(DEV)  ## run all tests
+	@tools/install_test_packages.sh
+	$(BIN)/python -m pytest
+
+check: $(DEV)  ## run the linters, the type checker and the import rules
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fmt: $(DEV)  ## format the code
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+lock: $(UV)  ## pin the newest versions that pyproject.toml allows
+	$(COMPILE) --upgrade -o requirements/runtime.txt pyproject.toml
+	$(COMPILE) --upgrade -o requirements/build.txt requirements/build.in
+	$(COMPILE) --upgrade -o requirements/dev.txt requirements/dev.in
+
+clean:  ## remove .venv and what was built; .penstock stays
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find src tests tools -name __pycache__ -type d -exec rm -rf {} +
+
+# The stamps: installed again only when what is to be installed has changed.
+$(RUNTIME): pyproject.toml requirements/build.txt requirements/runtime.txt | python
+	@[ -x $(BIN)/python ] || echo "Installing into $(VENV); this takes a minute, once." >&2
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV) || $(INSTALL_FAILED)
+	@$(PIP) --require-hashes -r requirements/build.txt -r requirements/runtime.txt || $(INSTALL_FAILED)
+	@$(PIP) --no-deps --no-build-isolation -e . || $(INSTALL_FAILED)
+	@touch $@
+
+$(DEV): $(RUNTIME) requirements/dev.txt
+	@$(PIP) --require-hashes -r requirements/dev.txt || $(INSTALL_FAILED)
+	@touch $@
+
+$(UV):
+	@$(PYTHON) -m venv $@
+	@$@/bin/python -m pip install --quiet uv || $(INSTALL_FAILED)
+
+# Before anything is made: a Python that will do, with its venv module.
+python:
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed" >&2; \
+		echo "hint: apt install python3 python3-venv, or make ... PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "error: Penstock needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1)" >&2; \
+		echo "hint: install a newer one, then: make up PYTHON=python3.12" >&2; exit 1; }
+	@[ -x $(BIN)/python ] || $(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+		echo "error: $(PYTHON) has no venv module" >&2; \
+		echo "hint: on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }

@@ -1,0 +1,28 @@
+"""`penstock gateway`: the gateway alone."""
+
+from __future__ import annotations
+
+import typer
+
+from penstock.cli.loading import invocation
+from penstock.cli.terminal import epilog
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command(
+        "gateway",
+        help="Run the gateway alone: for replicas that `penstock engine` runs in the same home, "
+        "and for models with engine remote. SIGTERM and Ctrl-C drain it.",
+        epilog=epilog("penstock gateway", "penstock --config rack.toml gateway"),
+    )(gateway)
+
+
+def gateway(context: typer.Context) -> None:
+    """Runs it until it is drained."""
+    from penstock.assembly import run_gateway  # this is where the web framework is loaded
+
+    here = invocation(context)
+    loaded = here.load()
+    here.home.prepare()
+    run_gateway(loaded.config, here.home)

@@ -1,0 +1,172 @@
+"""Wires the supervisor for `up` and `engine`: real clock, real chance, this process's environment."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+
+from penstock.cli.banner import banner, reachable
+from penstock.cli.loading import Invocation
+from penstock.cli.terminal import say
+from penstock.core.config import Address, ModelConfig
+from penstock.core.config_sources import Loaded
+from penstock.engines.catalog import SPECS
+from penstock.engines.client import EngineClient
+from penstock.policy.restart import RestartLimits
+from penstock.store.keys import KeyStore
+from penstock.store.runtime import Holder, Lock, Registry
+from penstock.supervisor.keeper import Keeper, Surroundings
+from penstock.supervisor.loop import ModelKeepers, Supervisor
+from penstock.supervisor.parts import (
+    GATEWAY_STOP_MARGIN_S,
+    REPLICA_STOP_WITHIN_S,
+    GatewayPart,
+    ReplicaPart,
+)
+from penstock.supervisor.ports import free_port
+from penstock.supervisor.preflight import check_addresses, check_models
+
+REPLICA_LIMITS = RestartLimits()
+GATEWAY_LIMITS = RestartLimits(failed_starts_max=1)  # what stops it from starting is no accident
+FIRST_KEY_NAME = "first"
+
+
+class Session:
+    """One run of the supervisor.
+
+    Raises:
+        PenstockError: from its methods, before anything is started: what stands in the way.
+    """
+
+    def __init__(self, here: Invocation, loaded: Loaded) -> None:
+        self._here = here
+        self._config = loaded.config
+        self._home = here.home
+        self._client = EngineClient()
+        self._registry = Registry(self._home.replicas)
+        tokens = {name: secret.get_secret_value() for name, secret in loaded.engine_environ.items()}
+        self._engine_around = self._around({**tokens, **here.environ})
+        self._gateway_around = self._around(here.environ)
+
+    def run_all(self, out: Callable[[str], None]) -> int:
+        """Runs every model and the gateway; `out` gets the banner. Returns the exit code."""
+        gateway = self._config.gateway
+        check_models(self._config.models, SPECS)
+        self._home.prepare()
+        with ExitStack() as stack:
+            stack.enter_context(self._lock(self._holder(gateway.listen)))
+            stack.enter_context(self._engine_locks(self._config.models))
+            check_addresses(gateway)
+            listen, admin = _settled(gateway.listen), _settled(gateway.admin)
+            secret, shown = self._first_secret(stack)
+            part = GatewayPart(
+                reachable(listen),
+                self._here.options,
+                {"PENSTOCK_GATEWAY__LISTEN": str(listen), "PENSTOCK_GATEWAY__ADMIN": str(admin)},
+                gateway.drain_timeout_s,
+                self._client,
+            )
+
+            def on_ready() -> None:
+                out(banner(self._config, reachable(listen), secret))
+                shown()
+
+            supervisor = Supervisor(
+                self._model_keepers(self._config.models),
+                Keeper(part, self._home.log(part.name), GATEWAY_LIMITS, self._gateway_around),
+                others_serve=any(SPECS[model.engine].launch is None for model in self._config.models),
+                unready=part.readiness,
+                on_ready=on_ready,
+                say=say,
+            )
+            return asyncio.run(supervisor.run())
+
+    def run_model(self, model: ModelConfig, out: Callable[[str], None]) -> int:
+        """Runs the replicas of `model` alone; `out` gets a line for each. Returns the exit code."""
+        check_models([model], SPECS)
+        self._home.prepare()
+        with self._engine_locks([model]):
+            models = self._model_keepers([model])
+            keepers = models[0].keepers
+
+            async def unready() -> str:
+                waiting = [keeper.part.name for keeper in keepers if not keeper.became_ready.is_set()]
+                return f"{', '.join(waiting)} loading" if waiting else ""
+
+            def on_ready() -> None:
+                for registration in self._registry.registrations():
+                    if registration.model == model.name:
+                        out(f"{registration.name} {registration.url}")
+
+            supervisor = Supervisor(
+                models, None, others_serve=False, unready=unready, on_ready=on_ready, say=say
+            )
+            return asyncio.run(supervisor.run())
+
+    def _around(self, environ: Mapping[str, str]) -> Surroundings:
+        return Surroundings(environ, time.monotonic, random.random, say)
+
+    def _holder(self, listen: Address | None) -> Holder:
+        stop_within_s = self._config.gateway.drain_timeout_s + GATEWAY_STOP_MARGIN_S + REPLICA_STOP_WITHIN_S
+        return Holder(
+            pid=os.getpid(),
+            listen=f"http://{reachable(listen)}" if listen else "",
+            admin=f"http://{reachable(self._config.gateway.admin)}" if listen else "",
+            started_at=time.time(),
+            stop_within_s=stop_within_s,
+        )
+
+    @contextmanager
+    def _lock(self, holder: Holder) -> Iterator[None]:
+        lock = Lock(self._home.lock)
+        lock.acquire(holder)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @contextmanager
+    def _engine_locks(self, models: Sequence[ModelConfig]) -> Iterator[None]:
+        """Makes this process the only one that runs these models here, and forgets what earlier ones left."""
+        with ExitStack() as stack:
+            for model in models:
+                lock = Lock(self._home.engine_lock(model.name), f"the engine of {model.name}")
+                lock.acquire(self._holder(None))
+                stack.callback(lock.release)
+                self._registry.clear(model.name)
+            yield
+
+    def _model_keepers(self, models: Sequence[ModelConfig]) -> tuple[ModelKeepers, ...]:
+        return tuple(
+            ModelKeepers(model.name, tuple(self._keepers(model)))
+            for model in models
+            if SPECS[model.engine].launch is not None
+        )
+
+    def _keepers(self, model: ModelConfig) -> Iterator[Keeper]:
+        for number in range(model.replicas):
+            part = ReplicaPart(model, SPECS[model.engine], number, self._registry, self._client, time.time)
+            yield Keeper(part, self._home.log(part.name), REPLICA_LIMITS, self._engine_around)
+
+    def _first_secret(self, stack: ExitStack) -> tuple[str, Callable[[], None]]:
+        """A fresh API key where there is none at all, and what to call once its owner has seen it."""
+        store = KeyStore(self._home.keys, time.time)
+        if self._config.gateway.api_keys or store.list():
+            return "", lambda: None
+        key, secret = store.create(FIRST_KEY_NAME)
+        unseen = stack.enter_context(ExitStack())
+        unseen.callback(store.discard, key.id)
+
+        def shown() -> None:
+            unseen.pop_all()
+
+        return secret, shown
+
+
+def _settled(address: Address) -> Address:
+    """The address with a port, where any free one will do."""
+    return address if address.port else Address(address.host, free_port(address.host))

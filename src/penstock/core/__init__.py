@@ -1,0 +1,1 @@
+"""Words everyone shares: errors, records, units, configuration. Imports nothing of Penstock but itself."""

@@ -1,0 +1,304 @@
+"""The schema of the configuration: every key, its unit, its range and its default.
+
+Keys are spelled as in `penstock.toml`; an attribute adds its unit (`first_token` is read as `first_token_s`).
+A default is a number here and a text in the reference, which `config_reference.py` makes from this module.
+Checks that need two keys belong to the later one, so that one pass finds every mistake and its place.
+A key that has no effect with the chosen engine is a mistake, not a decoration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
+
+from penstock.core.config_values import (
+    Address,
+    ArgName,
+    ArgValue,
+    Count,
+    Duration,
+    ListenAddress,
+    Name,
+    Secret,
+    Size,
+    Source,
+    is_base_url,
+)
+
+__all__ = [
+    "DEMO_MODEL",
+    "DEMO_SOURCE",
+    "REPLICAS_MAX",
+    "Address",
+    "Config",
+    "EngineKind",
+    "GatewayConfig",
+    "LogConfig",
+    "LogFormat",
+    "LogLevel",
+    "ModelConfig",
+    "Routing",
+    "TenantConfig",
+    "Timeouts",
+]
+
+DEMO_MODEL = "penstock-demo"
+DEMO_SOURCE = "demo"
+REPLICAS_MAX = 64
+
+EngineKind = Literal["llamacpp", "sim", "remote", "vllm"]
+Routing = Literal["round_robin", "least_load"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["json", "console"]
+
+_NO_EFFECT = {
+    ("remote", "replicas"): "which has one replica for each URL",
+    ("remote", "engine_args"): "which Penstock does not start",
+    ("llamacpp", "api_key"): "whose key Penstock makes itself",
+    ("sim", "api_key"): "whose key Penstock makes itself",
+}
+
+
+def _source_mistake(engine: EngineKind, source: str | tuple[str, ...]) -> str:
+    """What `source` should be instead, or nothing where it suits the engine."""
+    entries = source if isinstance(source, tuple) else (source,)
+    if engine == "remote":
+        usable = 1 <= len(set(entries)) == len(entries) <= REPLICAS_MAX and all(map(is_base_url, entries))
+        return "" if usable else f"1 to {REPLICAS_MAX} different URLs http://host:port, without a path,"
+    if engine == "sim":
+        return "" if source == "" else "no source"
+    if isinstance(source, tuple) or not source.strip():
+        return "one source"
+    if engine == "llamacpp" and source != DEMO_SOURCE and not source.lower().endswith(".gguf"):
+        return f'"{DEMO_SOURCE}" or the path of a .gguf file'
+    return ""
+
+
+class _Section(BaseModel):
+    """A table of the configuration: closed, unchangeable, and silent about what it was given."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class GatewayConfig(_Section):
+    """The public API: where it listens, and how much and how long it takes from a client."""
+
+    listen: ListenAddress = Field(
+        default=Address("127.0.0.1", 8080),
+        description="Address of the public API. Port 0 takes any free port.",
+        examples=["0.0.0.0:8080"],
+    )
+    admin: ListenAddress = Field(
+        default=Address("127.0.0.1", 8081),
+        validate_default=True,
+        description="Address of /metrics and /admin. Never make it public.",
+        examples=["[::1]:8081"],
+    )
+    api_keys: tuple[Secret, ...] = Field(
+        default=(),
+        max_length=1024,
+        description="Keys that clients may use, as plain text; meant for the environment. "
+        "`penstock keys create` makes keys of which only a hash is stored.",
+        examples=[["change-me"]],
+    )
+    body_max_bytes: Size = Field(default=16_000_000, alias="body_max", description="Largest request body.")
+    header_timeout_s: Duration = Field(
+        default=10.0, alias="header_timeout", description="Longest wait for a request's headers."
+    )
+    body_timeout_s: Duration = Field(
+        default=30.0, alias="body_timeout", description="Longest wait for a request's body."
+    )
+    keep_alive_s: Duration = Field(
+        default=75.0, alias="keep_alive", description="Life of an idle connection."
+    )
+    drain_timeout_s: Duration = Field(
+        default=30.0, alias="drain_timeout", description="Time open streams have left after SIGTERM."
+    )
+    connections_max: Count = Field(
+        default=4096, ge=1, le=1_000_000, description="Client connections open at once."
+    )
+    retries_max: Count = Field(
+        default=2,
+        ge=0,
+        le=5,
+        description="Attempts beyond the first, for a request without an answer so far.",
+    )
+    comment_every_s: Duration = Field(
+        default=15.0, alias="comment_every", description="Silence until a stream gets a comment."
+    )
+
+    @field_validator("admin")
+    @classmethod
+    def _admin_is_elsewhere(cls, admin: Address, info: ValidationInfo) -> Address:
+        listen = info.data.get("listen")
+        if listen is not None and admin.overlaps(listen):
+            raise ValueError(f"expected another address than gateway.listen ({listen})")
+        return admin
+
+
+class LogConfig(_Section):
+    """The log, one line for each request and each change of state, on standard error."""
+
+    level: LogLevel = Field(default="info", description="Least severe line written.", examples=["debug"])
+    format: LogFormat = Field(default="json", description="How a line is written.", examples=["console"])
+
+
+class Timeouts(_Section):
+    """How long each phase of a request may take; then it ends with a 504 or an error event.
+
+    A phase that is set must fit into `total`; one left at its default is simply cut short by it.
+    """
+
+    total_s: Duration = Field(default=600.0, alias="total", description="The whole request.")
+    connect_s: Duration = Field(
+        default=2.0, alias="connect", description="Opening a connection to a replica."
+    )
+    first_token_s: Duration = Field(
+        default=60.0, alias="first_token", description="From request to first token."
+    )
+    stall_s: Duration = Field(default=30.0, alias="stall", description="Silence between two tokens.")
+
+    @field_validator("connect_s", "first_token_s", "stall_s")
+    @classmethod
+    def _phase_fits(cls, phase_s: float, info: ValidationInfo) -> float:
+        total_s = info.data.get("total_s")
+        if total_s is not None and phase_s > total_s:
+            raise ValueError(f"expected at most the total of {total_s:g}s")
+        return phase_s
+
+
+class ModelConfig(_Section):
+    """One model: the name clients ask for, and the engine that serves it."""
+
+    name: Name = Field(description="Name that clients ask for.", examples=["penstock-demo"])
+    aliases: tuple[Name, ...] = Field(
+        default=(), max_length=64, description="Other names for the same model.", examples=[["gpt-4o-mini"]]
+    )
+    engine: EngineKind = Field(description="Program that generates the tokens.", examples=["llamacpp"])
+    source: Source = Field(
+        default="",
+        validate_default=True,
+        description="What the engine serves. llamacpp: `demo` (the bundled model) or a path of a .gguf. "
+        "remote: one `http://host:port`, or a list of them, one replica each. "
+        "vllm: a folder or a Hugging Face name. sim: leave it out.",
+        examples=["demo"],
+    )
+    replicas: Count = Field(
+        default=1,
+        ge=1,
+        le=REPLICAS_MAX,
+        description="Engines to start. Leave it out with engine remote, which has one replica for each URL.",
+    )
+    api_key: Secret | None = Field(
+        default=None,
+        description="Key that the engine asks for. Only with engine remote or vllm.",
+        examples=["change-me"],
+    )
+    engine_args: dict[ArgName, ArgValue] = Field(
+        default_factory=dict,
+        max_length=256,
+        description="Options of the engine, by its own names with underscores. Not with engine remote.",
+        examples=[{"n_threads": 4}],
+    )
+    routing: Routing = Field(
+        default="least_load", description="How a replica is chosen for a request.", examples=["round_robin"]
+    )
+    timeouts: Timeouts = Field(default_factory=Timeouts, description="Limits of each phase of a request.")
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """`source` as a tuple; one entry for each replica with engine remote, empty without one."""
+        if isinstance(self.source, tuple):
+            return self.source
+        return (self.source,) if self.source else ()
+
+    @field_validator("source")
+    @classmethod
+    def _source_suits_engine(
+        cls, source: str | tuple[str, ...], info: ValidationInfo
+    ) -> str | tuple[str, ...]:
+        engine = info.data.get("engine")
+        wanted = "" if engine is None else _source_mistake(engine, source)
+        if wanted:
+            raise ValueError(f"expected {wanted} with engine {engine}")
+        return source
+
+    @field_validator("replicas", "engine_args", "api_key")
+    @classmethod
+    def _has_effect(cls, value: Any, info: ValidationInfo) -> Any:
+        engine = info.data.get("engine", "")
+        reason = _NO_EFFECT.get((engine, info.field_name or ""))
+        if reason and value not in (None, {}):
+            raise ValueError(f"expected nothing with engine {engine}, {reason}")
+        return value
+
+
+class TenantConfig(_Section):
+    """One tenant: who owns API keys and is answerable for their use."""
+
+    name: Name = Field(description="Name of the tenant.", examples=["search-team"])
+
+
+class Config(_Section):
+    """The whole configuration; without any source it serves the bundled demo model."""
+
+    gateway: GatewayConfig = Field(default_factory=GatewayConfig)
+    log: LogConfig = Field(default_factory=LogConfig)
+    models: tuple[ModelConfig, ...] = Field(
+        default=(ModelConfig(name=DEMO_MODEL, engine="llamacpp", source=DEMO_SOURCE),), max_length=64
+    )
+    tenants: tuple[TenantConfig, ...] = Field(default=(), max_length=1024)
+
+    @field_validator("models")
+    @classmethod
+    def _serves_something(cls, models: tuple[ModelConfig, ...]) -> tuple[ModelConfig, ...]:
+        if not models:  # said here and not by min_length, which counts a model with a mistake as absent
+            raise ValueError("expected at least one model")
+        return models
+
+    @field_validator("models", "tenants")
+    @classmethod
+    def _names_are_unique(cls, entries: tuple[Any, ...]) -> tuple[Any, ...]:
+        mistakes = list(repeated_names(entries))
+        if mistakes:
+            raise PydanticCustomError("repeated", "expected unique names", {"mistakes": mistakes})
+        return entries
+
+
+def repeated_names(entries: Sequence[object]) -> Iterator[tuple[tuple[int | str, ...], str, str]]:
+    """Names and aliases that an earlier entry has already; the entries may be unchecked.
+
+    Returns:
+        For each: its path below the list, the name, and the path of its first use.
+    """
+    first_use: dict[str, str] = {}
+    for index, entry in enumerate(entries):
+        for path, name in _names_of(entry):
+            here = ".".join(map(str, (index, *path)))
+            if first_use.setdefault(name, here) != here:
+                yield (index, *path), name, first_use[name]
+
+
+def _names_of(entry: object) -> Iterator[tuple[tuple[int | str, ...], str]]:
+    fields = entry if isinstance(entry, Mapping) else getattr(entry, "__dict__", {})
+    aliases = fields.get("aliases")
+    listed = enumerate(aliases if isinstance(aliases, list | tuple) else ())
+    for path, name in ((("name",), fields.get("name")), *((("aliases", at), alias) for at, alias in listed)):
+        if isinstance(name, str):
+            yield path, name
+
+
+def keys_of(section: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The keys of a section as they are spelled in TOML."""
+    return {field.alias or name: field for name, field in section.model_fields.items()}
+
+
+def section_of(field: FieldInfo) -> tuple[type[BaseModel] | None, bool]:
+    """The section that a field holds, or None where it holds plain values; and whether it is a list."""
+    is_list = get_origin(field.annotation) is tuple
+    inner: Any = get_args(field.annotation)[0] if is_list else field.annotation
+    return (inner if isinstance(inner, type) and issubclass(inner, BaseModel) else None), is_list

@@ -1,0 +1,166 @@
+"""The kinds of value that a configuration holds, each with the words that say what it should look like.
+
+A validator here takes what TOML or an environment variable gives, text included, and raises ValueError with
+`expected ...` and never with the value, which may be a secret.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+
+from penstock.core.units import parse_duration_s, parse_size_bytes
+
+# What a value should look like, said in the same words by a mistake and by the reference.
+ADDRESS = "host:port, such as 127.0.0.1:8080 or [::1]:8080"
+DURATION = "a duration from 1ms to 24h, such as 500ms, 2s or 10m"
+SIZE = "a size from 1KB to 1GB, such as 512KB, 10MB or 16MiB"
+WHOLE = "a whole number"
+NAME = "1 to 128 characters without spaces or control characters"
+SECRET = "1 to 512 printable ASCII characters without spaces"  # noqa: S105 - a description, not a secret
+SOURCE = "one line of text, or a list of these"
+ENGINE_ARG = "text, a number, true or false, or a list of these"
+
+_HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
+_PORT = re.compile(r"[0-9]{1,5}")
+_SECRET = re.compile(r"[!-~]{1,512}")
+_EVERY_INTERFACE = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared with, never bound to
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A TCP address; port 0 stands for any free port.
+
+    Args:
+        host: a host name or an IP address, IPv6 without brackets.
+        port: 0 to 65535.
+    """
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        """`host:port`, with an IPv6 address in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The address that `host:port` or `[IPv6]:port` spells.
+
+        Raises:
+            ValueError: `text` is no such address.
+        """
+        host, _, port = text.rpartition(":")
+        bracketed = host.startswith("[") and host.endswith("]")
+        known = _is_ipv6(host[1:-1]) if bracketed else _HOST_NAME.fullmatch(host) is not None
+        if not known or not _PORT.fullmatch(port) or int(port) > 65535:
+            raise ValueError(f"expected {ADDRESS}")
+        return cls(host[1:-1] if bracketed else host, int(port))
+
+    def overlaps(self, other: Address) -> bool:
+        """Whether both can't be bound at once; two any-free-port addresses always can."""
+        if self.port != other.port or self.port == 0:
+            return False
+        return self.host == other.host or not _EVERY_INTERFACE.isdisjoint({self.host, other.host})
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return "%" not in text
+
+
+def _address(value: object) -> Address:
+    if isinstance(value, Address):
+        return value
+    return Address.parse(value if isinstance(value, str) else "")
+
+
+def _duration_s(value: Any) -> float:
+    try:
+        duration_s = parse_duration_s(value)
+    except ValueError:
+        duration_s = 0.0
+    if not 0.001 <= duration_s <= 86400.0:
+        raise ValueError(f"expected {DURATION}")
+    return duration_s
+
+
+def _size_bytes(value: Any) -> int:
+    try:
+        size_bytes = parse_size_bytes(value)
+    except (ValueError, OverflowError):
+        size_bytes = 0
+    if not 1000 <= size_bytes <= 10**9:
+        raise ValueError(f"expected {SIZE}")
+    return size_bytes
+
+
+def _whole(value: object) -> int:
+    if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,18}", value):
+        return int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise ValueError(f"expected {WHOLE}")
+
+
+def _name(value: str) -> str:
+    if not 1 <= len(value) <= 128 or " " in value or not value.isprintable():
+        raise ValueError(f"expected {NAME}")
+    return value
+
+
+def _secret(value: SecretStr) -> SecretStr:
+    if not _SECRET.fullmatch(value.get_secret_value()):
+        raise ValueError(f"expected {SECRET}")
+    return value
+
+
+def _source(value: object) -> object:
+    entries = (value,) if isinstance(value, str) else value
+    if not isinstance(entries, list | tuple) or not all(_is_line(entry) for entry in entries):
+        raise ValueError(f"expected {SOURCE}")
+    return value if isinstance(value, str) else tuple(entries)
+
+
+def _is_line(value: object) -> bool:
+    return isinstance(value, str) and value.isprintable()
+
+
+def _engine_arg(value: object) -> object:
+    entries = value if isinstance(value, list) else [value]
+    if not all(isinstance(entry, str | int) or _is_finite(entry) for entry in entries):
+        raise ValueError(f"expected {ENGINE_ARG}")
+    return value
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
+
+
+def is_base_url(url: str) -> bool:
+    """Whether `url` is `http://host:port` and nothing more."""
+    if not url.startswith("http://"):
+        return False
+    try:
+        return Address.parse(url.removeprefix("http://")).port != 0
+    except ValueError:
+        return False
+
+
+Duration = Annotated[float, BeforeValidator(_duration_s), DURATION]
+Size = Annotated[int, BeforeValidator(_size_bytes), SIZE]
+Count = Annotated[int, BeforeValidator(_whole), WHOLE]
+Name = Annotated[str, AfterValidator(_name), NAME]
+Secret = Annotated[SecretStr, AfterValidator(_secret), SECRET]
+ListenAddress = Annotated[Address, BeforeValidator(_address), ADDRESS]
+Source = Annotated[str | tuple[str, ...], BeforeValidator(_source), SOURCE]
+ArgName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+ArgValue = Annotated[Any, AfterValidator(_engine_arg), ENGINE_ARG]

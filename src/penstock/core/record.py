@@ -1,0 +1,99 @@
+"""`RequestRecord`: what happened to one request; made exactly once, filled in as the request goes its way.
+
+Times are seconds on the monotonic clock of the process, but for `started_at`, which is seconds since the epoch.
+A time that was never reached is None. Metrics, the log line and every later account are made from this alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Outcome(StrEnum):
+    """How a request ended, as its client saw it."""
+
+    COMPLETE = "complete"  # the client has the engine's whole answer
+    REJECTED = "rejected"  # an error instead of an answer
+    INTERRUPTED = "interrupted"  # part of an answer, then an error event
+    CANCELLED = "cancelled"  # the client left first
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One try of a request at one replica."""
+
+    replica: str
+    reason: str
+    started_s: float
+    connected_s: float | None = None
+    reused_connection: bool = False
+    status: int | None = None
+    failure: str = ""
+
+
+@dataclass(slots=True)
+class Usage:
+    """Tokens of one request; `source` says who counted: the engine, or the gateway from events it delivered."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    source: str = "none"
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """Everything that is known of one request."""
+
+    request_id: str
+    method: str
+    route: str
+    arrived_s: float
+    started_at: float
+    model: str = ""
+    tenant: str = ""
+    key_id: str = ""
+    stream: bool = False
+    body_read_s: float | None = None
+    admitted_s: float | None = None
+    first_byte_s: float | None = None
+    first_token_s: float | None = None
+    last_token_s: float | None = None
+    ended_s: float | None = None
+    attempts: list[Attempt] = field(default_factory=list)
+    status: int = 0
+    outcome: Outcome = Outcome.REJECTED
+    fault: str = ""
+    error_code: str = ""
+    usage: Usage = field(default_factory=Usage)
+    request_bytes: int = 0
+    response_bytes: int = 0
+    events: int = 0
+
+    @property
+    def replica(self) -> str:
+        """The replica of the last attempt, or an empty string."""
+        return self.attempts[-1].replica if self.attempts else ""
+
+    @property
+    def duration_s(self) -> float | None:
+        """The whole request, from its first byte in to its last byte out."""
+        return None if self.ended_s is None else self.ended_s - self.arrived_s
+
+    @property
+    def ttft_s(self) -> float | None:
+        """From arrival to the first token sent to the client; an empty role chunk is none."""
+        return None if self.first_token_s is None else self.first_token_s - self.arrived_s
+
+    @property
+    def tpot_s(self) -> float | None:
+        """(E2E - TTFT) / (n - 1) of a streamed answer of n tokens, two at least."""
+        count = self.usage.completion_tokens
+        if self.first_token_s is None or self.last_token_s is None or count is None or count < 2:
+            return None
+        return (self.last_token_s - self.first_token_s) / (count - 1)
+
+    @property
+    def overhead_s(self) -> float | None:
+        """Gateway time before the engine had the request: from arrival to the first attempt."""
+        return self.attempts[0].started_s - self.arrived_s if self.attempts else None

@@ -1,0 +1,208 @@
+"""The one HTTP client of Penstock: HTTP/1.1 to engines, with a bounded pool of kept-alive connections."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+
+from penstock.core.config import Address
+from penstock.core.errors import DeadlineError, EngineError, OverloadError, Phase
+from penstock.engines.connection import EngineConnection
+from penstock.engines.exchange import ConnectionLostError, Exchange, Headers, PhaseTimeouts
+
+# Enough for the largest batch of one engine; an engine that is asked for more would only queue it.
+CONNECTIONS_PER_ENGINE_MAX = 2048
+# Connections kept for the next request; more than this idle at once means that the load has gone.
+IDLE_PER_ENGINE_MAX = 256
+# Probes and canaries read small answers only.
+FETCH_BYTES_MAX = 4 * 1024 * 1024
+
+
+class ConnectRefusedError(EngineError):
+    """No connection could be opened: nothing was sent."""
+
+    code = "engine_unreachable"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole response."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+class EngineClient:
+    """Opens exchanges with engines.
+
+    Closing it closes the idle connections; exchanges under way end by themselves.
+    """
+
+    def __init__(self) -> None:
+        self._pools: dict[Address, _Pool] = {}
+
+    async def open(
+        self,
+        address: Address,
+        method: bytes,
+        target: bytes,
+        headers: Headers,
+        body: bytes,
+        timeouts: PhaseTimeouts,
+    ) -> Exchange:
+        """Sends a request and waits for the head of its response.
+
+        A pooled connection that the engine had closed before it sent a byte is replaced by a fresh one, once,
+        without the caller's notice.
+
+        Args:
+            target: path and query.
+            headers: lower-case names; `host` and `content-length` are added here.
+
+        Raises:
+            ConnectRefusedError: no connection; nothing was sent.
+            DeadlineError: a time limit passed.
+            EngineError: the connection was lost, or the response is malformed.
+            OverloadError: too many connections to this engine are open.
+        """
+        pool = self._pools.get(address)
+        if pool is None:
+            pool = self._pools[address] = _Pool(address)
+        request = _serialize(address, method, target, headers, body)
+        connection = pool.idle_connection()
+        if connection is not None:
+            try:
+                return await _exchange(connection, request, timeouts)
+            except _StaleConnectionError:
+                pass
+        return await _exchange(await pool.connect(timeouts.connect_s), request, timeouts)
+
+    async def fetch(
+        self,
+        address: Address,
+        method: bytes,
+        target: bytes,
+        *,
+        headers: Headers | None = None,
+        body: bytes = b"",
+        timeout_s: float,
+    ) -> Reply:
+        """A whole small response, within `timeout_s` seconds; raises as `open` does."""
+        timeouts = PhaseTimeouts(connect_s=timeout_s, first_byte_s=None, stall_s=None, total_s=timeout_s)
+        exchange = await self.open(address, method, target, headers or [], body, timeouts)
+        try:
+            return Reply(exchange.status, exchange.headers, await exchange.read(FETCH_BYTES_MAX))
+        finally:
+            exchange.cancel()
+
+    def connections(self, address: Address) -> tuple[int, int]:
+        """Open and idle connections to `address`."""
+        pool = self._pools.get(address)
+        return (pool.open_count, len(pool.idle)) if pool else (0, 0)
+
+    def forget(self, address: Address) -> None:
+        """Closes what is idle to an engine that has gone."""
+        pool = self._pools.pop(address, None)
+        if pool is not None:
+            pool.close()
+
+    def close(self) -> None:
+        """Closes all idle connections."""
+        for pool in self._pools.values():
+            pool.close()
+
+
+class _Pool:
+    """The connections to one engine: last in, first out, so that spare ones age and are closed by the engine."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.idle: deque[EngineConnection] = deque()
+        self.open_count = 0
+        self.closed = False
+
+    def idle_connection(self) -> EngineConnection | None:
+        while self.idle:
+            connection = self.idle.pop()
+            if connection.usable:
+                connection.reused = True
+                return connection
+        return None
+
+    async def connect(self, timeout_s: float) -> EngineConnection:
+        if self.open_count >= CONNECTIONS_PER_ENGINE_MAX:
+            raise OverloadError(
+                f"{self.address}: {self.open_count} connections are open already",
+                code="engine_connections_exhausted",
+                hint="add a replica, or send fewer requests at once",
+                retry_after_s=1,
+            )
+        connection = EngineConnection(self._freed, self._lost)
+        self.open_count += 1
+        try:
+            async with asyncio.timeout(timeout_s):
+                await asyncio.get_running_loop().create_connection(
+                    lambda: connection, self.address.host, self.address.port
+                )
+        except TimeoutError:
+            raise DeadlineError(
+                f"{self.address}: no connection within {timeout_s:.3g} s",
+                phase=Phase.CONNECT,
+                hint="is the engine's machine reachable? See models.N.timeouts.connect",
+            ) from None
+        except OSError as error:
+            raise ConnectRefusedError(f"{self.address}: {error.strerror or error}") from None
+        finally:
+            if not connection.opened:  # one that was open for a moment is counted off when it is lost
+                self.open_count -= 1
+        return connection
+
+    def close(self) -> None:
+        self.closed = True
+        for connection in self.idle:
+            connection.close()
+        self.idle.clear()
+
+    def _freed(self, connection: EngineConnection) -> None:
+        if self.closed or len(self.idle) >= IDLE_PER_ENGINE_MAX:
+            connection.close()
+        else:
+            self.idle.append(connection)
+
+    def _lost(self, connection: EngineConnection) -> None:
+        self.open_count -= 1
+        if connection in self.idle:
+            self.idle.remove(connection)
+
+
+class _StaleConnectionError(ConnectionLostError):
+    """A reused connection was closed by the engine before it answered a byte."""
+
+
+async def _exchange(connection: EngineConnection, request: bytes, timeouts: PhaseTimeouts) -> Exchange:
+    if not connection.usable:
+        raise ConnectionLostError("the engine closed the connection as soon as it was open")
+    exchange = Exchange(connection, timeouts, asyncio.get_running_loop())
+    connection.send(exchange, request)
+    try:
+        await exchange.head()
+    except ConnectionLostError as error:
+        if connection.reused and not exchange.answered and error.code != "cancelled":
+            raise _StaleConnectionError(error.message) from None
+        raise
+    except BaseException:
+        exchange.cancel()
+        raise
+    return exchange
+
+
+def _serialize(address: Address, method: bytes, target: bytes, headers: Headers, body: bytes) -> bytes:
+    lines = [b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (method, target, str(address).encode())]
+    lines += [b"%b: %b\r\n" % header for header in headers]
+    if body or method != b"GET":
+        lines.append(b"content-length: %d\r\n" % len(body))
+    lines.append(b"\r\n")
+    lines.append(body)
+    return b"".join(lines)

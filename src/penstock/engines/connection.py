@@ -1,0 +1,164 @@
+"""One HTTP/1.1 connection to an engine: a protocol around httptools' parser, one exchange at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import cast
+
+import httptools
+
+from penstock.engines.exchange import ConnectionLostError, Exchange, Headers, MalformedResponseError
+
+# vLLM's and llama.cpp's heads are under 1 KB; more than this is no head of an engine.
+HEAD_BYTES_MAX = 64 * 1024
+
+
+class EngineConnection(asyncio.Protocol):
+    """A connection that is idle in the pool, or carries one exchange.
+
+    Args:
+        on_free: told when a response is complete and the connection may carry another.
+        on_lost: told once when the connection is gone.
+    """
+
+    def __init__(
+        self,
+        on_free: Callable[[EngineConnection], None],
+        on_lost: Callable[[EngineConnection], None],
+    ) -> None:
+        self._on_free = on_free
+        self._on_lost = on_lost
+        self._transport: asyncio.Transport | None = None
+        self._exchange: Exchange | None = None
+        self._parser: httptools.HttpResponseParser | None = None
+        self._headers: Headers = []
+        self._head_bytes = 0
+        self._body: list[bytes] = []
+        self._informational = False
+        self._until_close = False
+        self._keep_alive = False
+        self.opened = False
+        self.reused = False
+
+    @property
+    def usable(self) -> bool:
+        """Whether a request can be sent on it now."""
+        return self._exchange is None and self._transport is not None and not self._transport.is_closing()
+
+    def send(self, exchange: Exchange, request: bytes) -> None:
+        """Sends a whole request; its response goes to `exchange`."""
+        assert self._transport is not None
+        assert self._exchange is None
+        self._exchange = exchange
+        self._parser = httptools.HttpResponseParser(self)
+        self._transport.write(request)
+
+    def close(self) -> None:
+        """Closes the connection after what is written has left."""
+        if self._transport is not None:
+            self._transport.close()
+
+    # -- Channel, for the exchange --------------------------------------------------------------------
+
+    def pause_reading(self) -> None:
+        """Stops reading from the engine."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Reads from the engine again."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def abort(self) -> None:
+        """Closes the connection at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    # -- asyncio.Protocol -----------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The connection is open."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
+        self.opened = True
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the engine: parsed, then handed on as one piece of body."""
+        exchange = self._exchange
+        if exchange is None or self._parser is None:  # an idle connection that talks is not to be trusted
+            self.abort()
+            return
+        exchange.answered = True
+        if not exchange.status:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            exchange.fail(MalformedResponseError(f"the engine's response is not HTTP/1.1: {error}"))
+            return
+        if not exchange.status and self._head_bytes > HEAD_BYTES_MAX:
+            exchange.fail(MalformedResponseError("the engine's response head is too large"))
+        body = self._body
+        if body:
+            self._body = []
+            exchange.on_data(body[0] if len(body) == 1 else b"".join(body))
+        if self._parser is None and self._exchange is exchange:
+            self._finish(exchange)
+
+    def eof_received(self) -> None:
+        """The engine has no more to say."""
+        if self._until_close and self._exchange is not None:
+            self._parser = None
+            self._finish(self._exchange, keep=False)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        exchange, self._exchange = self._exchange, None
+        self._transport = self._parser = None
+        self._on_lost(self)
+        if exchange is not None:
+            reason = f" ({exc})" if exc else ""
+            exchange.fail(ConnectionLostError(f"the engine closed the connection{reason}"))
+
+    def _finish(self, exchange: Exchange, *, keep: bool = True) -> None:
+        self._exchange = None
+        exchange.on_complete()
+        if keep and self._keep_alive:
+            self._headers, self._head_bytes = [], 0
+            exchange.resume()
+            self._on_free(self)
+        else:
+            self.close()
+
+    # -- httptools ------------------------------------------------------------------------------------
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header line; trailers, which come behind the body, are dropped."""
+        if self._exchange is not None and not self._exchange.status:
+            self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """The head is whole."""
+        assert self._parser is not None
+        assert self._exchange is not None
+        status = self._parser.get_status_code()
+        self._informational = status < 200
+        if self._informational:
+            self._headers = []
+            return
+        names = {name for name, _ in self._headers}
+        self._until_close = (
+            b"content-length" not in names and b"transfer-encoding" not in names and status not in (204, 304)
+        )
+        self._keep_alive = self._parser.should_keep_alive() and not self._until_close
+        self._exchange.on_head(status, self._headers)
+
+    def on_body(self, data: bytes) -> None:
+        """One piece of body; a read may hold several."""
+        self._body.append(data)
+
+    def on_message_complete(self) -> None:
+        """The response is whole; `data_received` finishes it after the body was handed on."""
+        if not self._informational:
+            self._parser = None

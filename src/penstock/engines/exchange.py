@@ -1,0 +1,248 @@
+"""One request to an engine and its response, on one connection.
+
+The body reaches its consumer through a callback, once per read from the socket however many HTTP chunks the read
+held; waiting for the head and for the end are awaits, one wake-up each. Time limits are kept by one timer per
+exchange that is moved only when it fires, so a body event costs no timer call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from penstock.core.errors import DeadlineError, EngineError, Phase
+
+Headers = list[tuple[bytes, bytes]]
+
+# A consumer that has not attached yet, or is paused, holds back the engine once this much waits for it.
+UNREAD_BYTES_MAX = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseTimeouts:
+    """How long each phase of an exchange may last, in seconds.
+
+    Args:
+        connect_s: opening the connection.
+        first_byte_s: from the request sent to the first byte of the body; None leaves it to `total_s`.
+        stall_s: silence after the first byte; None leaves it to `total_s`.
+        total_s: the whole exchange.
+    """
+
+    connect_s: float
+    first_byte_s: float | None
+    stall_s: float | None
+    total_s: float
+
+
+class ConnectionLostError(EngineError):
+    """The engine closed or reset the connection before its response was complete."""
+
+    code = "engine_connection_lost"
+
+
+class MalformedResponseError(EngineError):
+    """The engine answered with something that is not HTTP/1.1."""
+
+    code = "engine_malformed_response"
+
+
+class Channel(Protocol):
+    """What an exchange needs of the connection under it."""
+
+    def pause_reading(self) -> None:
+        """Stops reading from the engine."""
+
+    def resume_reading(self) -> None:
+        """Reads from the engine again."""
+
+    def abort(self) -> None:
+        """Closes the connection at once, which cancels the engine's work."""
+
+
+class Exchange:
+    """The response as it arrives: `status` and `headers` once `head()` returns, then the body."""
+
+    __slots__ = (
+        "_channel",
+        "_end",
+        "_error",
+        "_head",
+        "_last_byte_s",
+        "_loop",
+        "_on_body",
+        "_paused",
+        "_started_s",
+        "_timeouts",
+        "_timer",
+        "_unread",
+        "answered",
+        "body_begun",
+        "complete",
+        "headers",
+        "status",
+    )
+
+    def __init__(self, channel: Channel, timeouts: PhaseTimeouts, loop: asyncio.AbstractEventLoop) -> None:
+        self._channel = channel
+        self._loop = loop
+        self._timeouts = timeouts
+        self._head: asyncio.Future[None] | None = None
+        self._end: asyncio.Future[None] | None = None
+        self._error: EngineError | None = None
+        self._on_body: Callable[[bytes], None] | None = None
+        self._unread: list[bytes] = []
+        self._paused = False
+        self.status = 0
+        self.headers: Headers = []
+        self.answered = False  # any byte of the response has arrived
+        self.body_begun = False
+        self.complete = False
+        self._started_s = self._last_byte_s = loop.time()
+        self._timer = loop.call_at(self._due()[0], self._check_time)
+
+    # -- the consumer's side ------------------------------------------------------------------------
+
+    async def head(self) -> None:
+        """Waits for the status line and the headers.
+
+        Raises:
+            EngineError: the connection was lost, the response is malformed, or a time limit passed.
+        """
+        if not self.status and self._error is None:
+            self._head = self._loop.create_future()
+            await self._head
+        if self._error is not None:
+            raise self._error
+
+    def receive(self, on_body: Callable[[bytes], None]) -> None:
+        """Sends the body to `on_body`, beginning with what has arrived already."""
+        self._on_body = on_body
+        unread, self._unread = self._unread, []
+        self.resume()  # before the consumer is given anything: it may pause amid it
+        for data in unread:
+            if self._error is None:
+                on_body(data)
+
+    async def end(self) -> None:
+        """Waits until the whole body has been handed to the consumer.
+
+        Raises:
+            EngineError: as for `head`.
+        """
+        if not self.complete and self._error is None:
+            self._end = self._loop.create_future()
+            await self._end
+        if self._error is not None:
+            raise self._error
+
+    async def read(self, bytes_max: int) -> bytes:
+        """The whole body, of at most `bytes_max` bytes.
+
+        Raises:
+            EngineError: as for `head`, or the body is larger.
+        """
+        parts: list[bytes] = []
+        size = 0
+
+        def collect(data: bytes) -> None:
+            nonlocal size
+            size += len(data)
+            if size > bytes_max:
+                self.fail(MalformedResponseError(f"the engine's response is larger than {bytes_max} bytes"))
+            else:
+                parts.append(data)
+
+        self.receive(collect)
+        await self.end()
+        return b"".join(parts)
+
+    def pause(self) -> None:
+        """Stops reading from the engine: the consumer can't keep up. Its silence then counts as ours."""
+        if not self._paused and not self.complete:
+            self._paused = True
+            self._channel.pause_reading()
+
+    def resume(self) -> None:
+        """Reads from the engine again."""
+        if self._paused:
+            self._paused = False
+            self._last_byte_s = self._loop.time()
+            self._channel.resume_reading()
+
+    def cancel(self) -> None:
+        """Ends the exchange now; an unfinished one closes its connection, so that the engine stops working."""
+        self.fail(ConnectionLostError("cancelled by the gateway", code="cancelled"))
+
+    # -- the connection's side ----------------------------------------------------------------------
+
+    def on_head(self, status: int, headers: Headers) -> None:
+        """The head is complete."""
+        self.status = status
+        self.headers = headers
+        _wake(self._head)
+
+    def on_data(self, data: bytes) -> None:
+        """Body bytes of one read from the socket; dropped once the exchange has failed."""
+        if self._error is not None:
+            return
+        self.body_begun = True
+        self._last_byte_s = self._loop.time()
+        if self._on_body is not None:
+            self._on_body(data)
+            return
+        self._unread.append(data)
+        if sum(map(len, self._unread)) > UNREAD_BYTES_MAX:
+            self.pause()
+
+    def on_complete(self) -> None:
+        """The response is whole."""
+        self.complete = True
+        self._timer.cancel()
+        _wake(self._end)
+
+    def fail(self, error: EngineError) -> None:
+        """Ends the exchange with `error`, unless it is over already."""
+        if self.complete or self._error is not None:
+            return
+        self._error = error
+        self._timer.cancel()
+        self._channel.abort()
+        _wake(self._head)
+        _wake(self._end)
+
+    # -- time ---------------------------------------------------------------------------------------
+
+    def _due(self) -> tuple[float, Phase]:
+        """When the nearest time limit passes, and whose phase it is."""
+        limits = self._timeouts
+        if self.body_begun:
+            since_s, limit_s, phase = self._last_byte_s, limits.stall_s, Phase.STALL
+        else:
+            since_s, limit_s, phase = self._started_s, limits.first_byte_s, Phase.FIRST_TOKEN
+        total = (self._started_s + limits.total_s, Phase.TOTAL)
+        return total if limit_s is None else min(total, (since_s + limit_s, phase))
+
+    def _check_time(self) -> None:
+        now_s = self._loop.time()
+        if self._paused:
+            self._last_byte_s = now_s
+        due_s, phase = self._due()
+        if now_s < due_s:
+            self._timer = self._loop.call_at(due_s, self._check_time)
+            return
+        waited_s = now_s - (self._last_byte_s if phase is Phase.STALL else self._started_s)
+        self.fail(
+            DeadlineError(
+                f"the engine was silent too long: {phase} limit passed after {waited_s:.3g} s",
+                phase=phase,
+                hint=f"raise models.N.timeouts.{phase}, or find out why the engine is slow",
+            )
+        )
+
+
+def _wake(waiter: asyncio.Future[None] | None) -> None:
+    if waiter is not None and not waiter.done():
+        waiter.set_result(None)

@@ -1,0 +1,105 @@
+"""llama.cpp in a wheel (`xllamacpp`): the embedded engine, for one GGUF file, with or without a GPU."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import penstock
+from penstock.core.config import DEMO_SOURCE, ModelConfig
+from penstock.engines.llamacpp_server import KEY_VARIABLE
+from penstock.engines.spec import EngineSpec, Launch, Placement
+
+DEMO_FILE = Path(penstock.__file__).parent / "demo_model" / "demo.gguf"
+MAGIC = b"GGUF"
+
+# A model this small is computed as fast by one thread as by two, and where others use the cores as well, threads
+# that wait for each other at every layer are several times slower.
+DEMO_OPTIONS = ("--n-threads", "1")
+
+ARGS: dict[str, type] = {
+    "n_ctx": int,
+    "n_parallel": int,
+    "n_batch": int,
+    "n_ubatch": int,
+    "n_threads": int,
+    "n_gpu_layers": int,
+    "main_gpu": int,
+    "flash_attn": str,
+    "cache_type_k": str,
+    "cache_type_v": str,
+    "cache_ram_mib": int,
+    "chat_template": str,
+    "embeddings": bool,
+    "pooling": str,
+}
+"""What `engine_args` may set, and its type; `llamacpp_server.py` says what each means."""
+
+
+def model_path(model: ModelConfig) -> Path:
+    """The GGUF file of `model`."""
+    return DEMO_FILE if model.source == DEMO_SOURCE else Path(str(model.source)).expanduser()
+
+
+def launch(model: ModelConfig, placement: Placement) -> Launch:
+    """The command line of one replica."""
+    options = (
+        list(DEMO_OPTIONS) if model.source == DEMO_SOURCE and "n_threads" not in model.engine_args else []
+    )
+    for name, value in model.engine_args.items():
+        options += [
+            f"--{name.replace('_', '-')}",
+            str(value).lower() if isinstance(value, bool) else str(value),
+        ]
+    return Launch(
+        argv=(
+            *(sys.executable, "-m", "penstock.engines.llamacpp_server"),
+            *("--model-path", str(model_path(model)), "--alias", model.name),
+            *("--host", placement.host, "--port", str(placement.port)),
+            *options,
+        ),
+        env={KEY_VARIABLE: placement.api_key},
+    )
+
+
+def check(model: ModelConfig) -> list[str]:
+    """What is wrong with the file or the arguments."""
+    return [*_file_mistakes(model_path(model)), *_arg_mistakes(model.engine_args)]
+
+
+def _file_mistakes(path: Path) -> list[str]:
+    try:
+        with path.open("rb") as file:
+            magic = file.read(len(MAGIC))
+    except FileNotFoundError:
+        return [f"source: {path} does not exist"]
+    except OSError as error:
+        return [f"source: {path} can't be read: {str(error.strerror).lower()}"]
+    if magic == MAGIC:
+        return []
+    return [f"source: {path} is not a GGUF file (it begins with {magic!r}); convert the model to GGUF first"]
+
+
+def _arg_mistakes(args: Mapping[str, object]) -> list[str]:
+    mistakes = []
+    for name, value in args.items():
+        wanted = ARGS.get(name)
+        if wanted is None:
+            near = difflib.get_close_matches(name, ARGS, n=1)
+            known = f"did you mean {near[0]}?" if near else f"known: {', '.join(ARGS)}"
+            mistakes.append(f"engine_args.{name}: llamacpp has no such argument; {known}")
+        elif not _fits(value, wanted):
+            mistakes.append(f"engine_args.{name}: expected {_TYPE_NAMES[wanted]}, found {value!r}")
+    return mistakes
+
+
+_TYPE_NAMES = {int: "a whole number", str: "text", bool: "true or false"}
+
+
+def _fits(value: object, wanted: type) -> bool:
+    return isinstance(value, wanted) and (wanted is bool or not isinstance(value, bool))
+
+
+SPEC = EngineSpec(kind="llamacpp", launch=launch, check=check)

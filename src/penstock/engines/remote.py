@@ -1,0 +1,28 @@
+"""An OpenAI-compatible server that somebody else runs: Penstock routes to it and never starts or stops it."""
+
+from __future__ import annotations
+
+from penstock.core.config import Address, ModelConfig
+from penstock.engines.spec import EngineSpec
+
+SCHEME = "http://"
+
+
+def check(model: ModelConfig) -> list[str]:
+    """What is wrong with the sources."""
+    mistakes = []
+    for source in model.sources:
+        if not source.startswith(SCHEME):
+            mistakes.append(
+                f"source: {source!r} should begin with {SCHEME} (put a TLS proxy beside the engine)"
+            )
+            continue
+        try:
+            Address.parse(source.removeprefix(SCHEME))
+        except ValueError:
+            mistakes.append(f"source: {source!r} should be {SCHEME}HOST:PORT without path or query")
+    return mistakes
+
+
+# Every OpenAI-compatible server has this route; not all of them have /health.
+SPEC = EngineSpec(kind="remote", launch=None, check=check, health_path="/v1/models")

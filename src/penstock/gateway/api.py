@@ -1,0 +1,186 @@
+"""Everything of the public API that goes to no engine, on FastAPI: health, models, docs; and what `/docs` says
+of the inference routes, which are served beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.security import HTTPBearer
+from fastapi_offline import FastAPIOffline
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+
+from penstock import __version__
+from penstock.core.errors import ClientError, InternalError, PenstockError
+from penstock.gateway.auth import authenticate
+from penstock.gateway.models import Models
+from penstock.gateway.replicas import Replicas
+from penstock.gateway.responses import error_body, error_headers
+from penstock.store.keys import KeyRing
+
+NOT_READY_RETRY_AFTER_S = "2"
+
+
+class _Open(BaseModel):
+    """A body whose further members go to the engine unchanged."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class ChatMessage(_Open):
+    """One message of a conversation."""
+
+    role: str = Field(examples=["user"])
+    content: Any = Field(examples=["What is tensor parallelism?"])
+
+
+class ChatCompletionRequest(_Open):
+    """OpenAI's chat completion request; every member the engine knows is allowed."""
+
+    model: str
+    messages: list[ChatMessage]
+    max_tokens: int | None = Field(None, examples=[256])
+    stream: bool = False
+
+
+class CompletionRequest(_Open):
+    """OpenAI's completion request."""
+
+    model: str
+    prompt: str | list[Any]
+    max_tokens: int | None = Field(None, examples=[64])
+    stream: bool = False
+
+
+class EmbeddingRequest(_Open):
+    """OpenAI's embedding request."""
+
+    model: str
+    input: str | list[Any]
+
+
+class GenerateRequest(BaseModel):
+    """A prompt, without the OpenAI dress."""
+
+    prompt: str
+    model: str | None = None
+    max_tokens: int | None = Field(None, examples=[64])
+    temperature: float | None = Field(None, examples=[0])
+    stream: bool = False
+
+
+def build_api(models: Models, replicas: Replicas, keys: KeyRing, draining: Callable[[], bool]) -> FastAPI:
+    """The application.
+
+    Args:
+        draining: whether the gateway is stopping.
+    """
+    api: FastAPI = FastAPIOffline(title="Penstock", version=__version__, redoc_url=None)
+    api.add_exception_handler(PenstockError, _on_error)
+    api.add_exception_handler(HTTPException, _on_http_exception)
+    _add_health(api, models, replicas, draining)
+    _add_models(api, models, keys)
+    _add_inference_docs(api)
+    return api
+
+
+def _add_health(api: FastAPI, models: Models, replicas: Replicas, draining: Callable[[], bool]) -> None:
+    async def health() -> dict[str, str]:
+        """Whether the gateway itself is alive."""
+        return {"status": "ok"}
+
+    async def ready(response: Response) -> dict[str, Any]:
+        """Whether every model has a replica that has proved itself; 503 and the reasons until then."""
+        fleet = replicas.fleet
+        reasons = {m.name: fleet.unready_reason(m.name) for m in models if not fleet.ready(m.name)}
+        if draining():
+            reasons["gateway"] = "is stopping"
+        if reasons:
+            response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
+            response.headers["retry-after"] = NOT_READY_RETRY_AFTER_S
+        return {"ready": not reasons, "reasons": reasons}
+
+    api.get("/health", tags=["health"])(health)
+    api.get("/healthz", tags=["health"])(health)
+    api.get("/ready", tags=["health"], responses={503: {"description": "Not ready"}})(ready)
+
+
+def _add_models(api: FastAPI, models: Models, keys: KeyRing) -> None:
+    def caller(request: Request) -> None:
+        authenticate(request.headers.raw, keys)
+
+    def described(name: str) -> dict[str, Any]:
+        model = models.find(name)
+        return {"id": name, "object": "model", "created": 0, "owned_by": "penstock", "root": model.name}
+
+    async def list_models() -> dict[str, Any]:
+        """The models that can be asked for, aliases too."""
+        names = [name for model in models for name in (model.name, *model.aliases)]
+        return {"object": "list", "data": [described(name) for name in names]}
+
+    async def show_model(name: str) -> dict[str, Any]:
+        """One model."""
+        return described(name)
+
+    guarded: Any = {"tags": ["models"], "dependencies": [Depends(_BEARER), Depends(caller)]}
+    api.get("/v1/models", **guarded)(list_models)
+    api.get("/v1/models/{name:path}", **guarded)(show_model)
+
+
+def _add_inference_docs(api: FastAPI) -> None:
+    """Declares the inference routes for `/docs`, and so that another method on them is a 405."""
+
+    async def chat(_: ChatCompletionRequest) -> Response:
+        """A chat completion, whole or streamed."""
+        raise _NOT_HERE
+
+    async def completions(_: CompletionRequest) -> Response:
+        """A completion of a prompt, whole or streamed."""
+        raise _NOT_HERE
+
+    async def embeddings(_: EmbeddingRequest) -> Response:
+        """Embeddings, where the model's engine makes them."""
+        raise _NOT_HERE
+
+    async def generate(_: GenerateRequest) -> Response:
+        """A prompt in, text out, by the first model unless another is named."""
+        raise _NOT_HERE
+
+    routes: dict[str, Callable[[Any], Awaitable[Response]]] = {
+        "/v1/chat/completions": chat,
+        "/v1/completions": completions,
+        "/v1/embeddings": embeddings,
+        "/generate": generate,
+    }
+    for path, endpoint in routes.items():
+        api.post(path, tags=["inference"], dependencies=[Depends(_BEARER)])(endpoint)
+
+
+async def _on_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, PenstockError)
+    headers = {name.decode(): value.decode() for name, value in error_headers(error)}
+    return Response(error_body(error), error.status, headers)
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    where = f"{request.method} {request.url.path[:256]}"
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        problem = ClientError(
+            f"{where}: this route has another method", code="method_not_allowed", status=405
+        )
+    else:
+        problem = ClientError(
+            f"{where}: there is no such route", code="unknown_route", status=error.status_code
+        )
+    problem.hint = "GET /docs shows all routes"
+    response = await _on_error(request, problem)
+    response.headers.update(error.headers or {})
+    return response
+
+
+_BEARER = HTTPBearer(auto_error=False, description="An API key, as `penstock keys create` makes them.")
+_NOT_HERE = InternalError("an inference request has reached FastAPI")

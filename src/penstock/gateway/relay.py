@@ -1,0 +1,246 @@
+"""One attempt's answer on its way to the client.
+
+`PlainRelay` holds an answer back until it is whole, so that a failure can still be tried again; one too large
+for that is passed on as it comes. `StreamRelay` copies whole events, and parses only the few that may carry
+usage or an ending. Neither awaits anything per read: the engine's read ends in the client's write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from penstock.core.errors import EngineError, PenstockError
+from penstock.core.record import RequestRecord
+from penstock.engines.exchange import Exchange
+from penstock.gateway.responder import Responder
+from penstock.gateway.responses import Headers, error_event
+from penstock.wire import sse
+from penstock.wire.usage import NOTABLE, Notice, TokenCounts, read_notice
+
+# Answers up to this size are held until they are whole. A chat answer is a few kilobytes.
+HELD_BYTES_MAX = 1024 * 1024
+
+Rewrite = Callable[[bytes], bytes]
+
+
+class EngineAbortedError(EngineError):
+    """The engine gave up amid its answer and said so."""
+
+    code = "engine_aborted"
+
+
+class StreamCutError(EngineError):
+    """The engine ended its stream without the end mark."""
+
+    code = "engine_stream_incomplete"
+
+
+class PlainRelay:
+    """A reply that is not streamed.
+
+    Args:
+        headers: of the response to the client, without its length.
+        rewrite: changes a whole successful body; such a body is always held until it is whole.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        responder: Responder,
+        record: RequestRecord,
+        headers: Headers,
+        *,
+        rewrite: Rewrite | None,
+        clock: Callable[[], float],
+    ) -> None:
+        self._exchange = exchange
+        self._responder = responder
+        self._record = record
+        self._headers = headers
+        self._clock = clock
+        self._rewrite = rewrite if exchange.status < 300 else None
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+
+    @property
+    def committed(self) -> bool:
+        """Whether the client has seen any of the answer."""
+        return self._responder.started
+
+    async def run(self) -> None:
+        """Relays the answer to its end.
+
+        Raises:
+            EngineError: the engine failed amid it.
+        """
+        self._responder.on_write_pause = lambda paused: _hold(self._exchange, paused)
+        self._exchange.receive(self._on_data)
+        await self._exchange.end()
+        if self.committed:
+            self._responder.end()
+            return
+        body = b"".join(self._held)
+        _note_usage(self._record, read_notice(body).usage)
+        if self._rewrite is not None:
+            body = self._rewrite(body)
+        self._record.first_byte_s = self._clock()
+        self._responder.respond(self._exchange.status, self._headers, body)
+
+    def fail(self, error: PenstockError) -> None:  # noqa: ARG002 - there is no room for it in half an answer
+        """Lets the client see that its answer is not whole."""
+        self._responder.break_off()
+
+    def _on_data(self, data: bytes) -> None:
+        if self.committed:
+            self._responder.write(data)
+            return
+        self._held.append(data)
+        self._held_bytes += len(data)
+        if self._held_bytes > HELD_BYTES_MAX and self._rewrite is None:
+            self._record.first_byte_s = self._clock()
+            self._responder.start(self._exchange.status, self._headers)
+            self._responder.write(b"".join(self._held))
+            self._held.clear()
+
+
+class StreamRelay:
+    """A reply in server-sent events.
+
+    Args:
+        hides_usage: the usage event was asked for by the gateway, and is kept from the client.
+        needs_done: this API ends its streams with `[DONE]`; one without it is not whole.
+        rewrite: changes each event; an empty result leaves it out.
+        comment_every_s: silence after which the client gets a comment.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        responder: Responder,
+        record: RequestRecord,
+        headers: Headers,
+        *,
+        hides_usage: bool,
+        needs_done: bool,
+        rewrite: Rewrite | None,
+        comment_every_s: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._exchange = exchange
+        self._responder = responder
+        self._record = record
+        self._headers = headers
+        self._hides_usage = hides_usage
+        self._needs_done = needs_done
+        self._rewrite = rewrite
+        self._comment_every_s = comment_every_s
+        self._clock = clock
+        self._framer = sse.EventFramer()
+        self._loop = asyncio.get_running_loop()
+        self._written_s = clock()
+        self._done = False
+        self.committed = False
+
+    async def run(self) -> None:
+        """Relays the stream to its end.
+
+        Raises:
+            EngineError: the engine failed, before or amid the first event; see `committed`.
+        """
+        self._timer = self._loop.call_later(self._comment_every_s, self._comment)
+        self._responder.on_write_pause = lambda paused: _hold(self._exchange, paused)
+        try:
+            self._exchange.receive(self._on_data)
+            await self._exchange.end()
+        finally:
+            self._timer.cancel()
+        if self._framer.rest or (self._needs_done and not self._done):
+            raise StreamCutError("the engine ended its stream without [DONE]")
+        self._start()
+        self._responder.end()
+
+    def fail(self, error: PenstockError) -> None:
+        """Tells the client that its answer is not whole: one error event, and no `[DONE]`."""
+        self._responder.write(error_event(error))
+        self._responder.end(close=True)
+
+    def _on_data(self, data: bytes) -> None:
+        try:
+            events = self._framer.feed(data)
+        except sse.EventTooLargeError as error:
+            self._exchange.fail(
+                EngineError(f"the engine's stream is malformed: {error}", code="engine_malformed_response")
+            )
+            return
+        record = self._record
+        if record.first_token_s is None or self._rewrite is not None or _maybe_notable(events):
+            events = self._examined(events)
+        if not events:
+            return
+        self._written_s = now_s = self._clock()
+        record.events += sse.count_events(events)
+        record.last_token_s = now_s
+        if not self.committed:
+            self.committed = True
+            record.first_byte_s = now_s
+            self._start()
+        self._responder.write(events)
+
+    def _examined(self, events: bytes) -> bytes:
+        """`events` without what the client shall not see; what they tell goes on the record."""
+        kept = []
+        for event in sse.split_events(events):
+            data = sse.event_data(event)
+            if data == b"[DONE]":
+                self._done = True
+            elif data:
+                notice = read_notice(data)
+                self._learn(notice)
+                if notice.aborted:
+                    self._exchange.fail(EngineAbortedError("the engine aborted the request"))
+                    break
+                if self._hides_usage and notice.only_usage:
+                    continue
+            kept.append(event if self._rewrite is None else self._rewrite(event))
+        return b"".join(kept)
+
+    def _learn(self, notice: Notice) -> None:
+        if notice.usage is not None:
+            _note_usage(self._record, notice.usage)
+        if self._record.first_token_s is None and notice.has_token:
+            self._record.first_token_s = self._clock()
+
+    def _start(self) -> None:
+        if not self._responder.started:
+            self._responder.start(self._exchange.status, self._headers)
+
+    def _comment(self) -> None:
+        due_s = self._written_s + self._comment_every_s
+        now_s = self._clock()
+        if now_s >= due_s:
+            self._start()
+            if not self._responder.write_paused:
+                self._responder.write(sse.COMMENT)
+            self._written_s, due_s = now_s, now_s + self._comment_every_s
+        self._timer = self._loop.call_later(due_s - now_s, self._comment)
+
+
+def _maybe_notable(events: bytes) -> bool:
+    if b'"usage"' in events or b"[DONE]" in events or b'"abort"' in events:
+        return NOTABLE.search(events) is not None
+    return False
+
+
+def _note_usage(record: RequestRecord, usage: TokenCounts | None) -> None:
+    if usage is not None:
+        record.usage.prompt_tokens = usage.prompt
+        record.usage.completion_tokens = usage.completion
+        record.usage.source = "engine"
+
+
+def _hold(exchange: Exchange, paused: bool) -> None:
+    if paused:
+        exchange.pause()
+    else:
+        exchange.resume()

@@ -1,0 +1,168 @@
+"""The gateway's own view of the fleet: reads what is registered, asks each replica how it is, warms new ones.
+
+It acts for `policy/fleet`: events go in, the snapshot in `fleet` is replaced. A replica that is not ready is
+asked often, so that a start is noticed at once; a ready one is asked now and then, and the traffic itself tells
+sooner when nothing listens any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+import msgspec
+
+from penstock.core.config import Address
+from penstock.core.errors import DeadlineError, EngineError, OverloadError
+from penstock.engines.client import ConnectRefusedError, EngineClient
+from penstock.engines.spec import EngineSpec
+from penstock.policy.fleet import Event, Fleet, Replica, State
+
+LOOK_EVERY_S = 0.1
+ASK_UNREADY_EVERY_S = 0.1
+ASK_READY_EVERY_S = 2.0
+HEALTH_TIMEOUT_S = 2.0
+# The first token may wait for kernels to be compiled.
+CANARY_TIMEOUT_S = 120.0
+
+
+class Replicas:
+    """Keeps `fleet` up to date until it is stopped.
+
+    Args:
+        known: all replicas that shall be there now; called again and again, and cheap where nothing changed.
+        specs: engine kinds by name.
+        on_change: told of each replica whose state has changed, before and after.
+    """
+
+    def __init__(
+        self,
+        known: Callable[[], Iterable[Replica]],
+        specs: Callable[[str], EngineSpec],
+        client: EngineClient,
+        on_change: Callable[[Replica, Replica], None],
+    ) -> None:
+        self.fleet = Fleet()
+        self.in_flight: dict[str, int] = {}
+        self._known = known
+        self._specs = specs
+        self._client = client
+        self._on_change = on_change
+        self._watches: dict[str, asyncio.Task[None]] = {}
+        self._hurry: dict[str, asyncio.Event] = {}
+
+    async def run(self) -> None:
+        """Watches until cancelled."""
+        try:
+            while True:
+                self._reconcile()
+                await asyncio.sleep(LOOK_EVERY_S)
+        finally:
+            for task in self._watches.values():
+                task.cancel()
+
+    def refused(self, name: str, cause: str) -> None:
+        """An attempt found that nothing listens at this replica's address."""
+        if self._see(name, Event.REFUSED, cause) is State.STARTING:
+            self._hurry[name].set()
+
+    def _reconcile(self) -> None:
+        known = {replica.name: replica for replica in self._known()}
+        for replica in self.fleet.replicas:
+            successor = known.get(replica.name)
+            if successor is None or successor.address != replica.address:
+                self._drop(replica)
+        for replica in known.values():
+            if self.fleet.get(replica.name) is None:
+                self._add(replica)
+
+    def _add(self, replica: Replica) -> None:
+        self.fleet = self.fleet.with_replica(replica)
+        self._hurry[replica.name] = asyncio.Event()
+        self._watches[replica.name] = asyncio.create_task(self._watch(replica))
+
+    def _drop(self, replica: Replica) -> None:
+        self._see(replica.name, Event.GONE, "no longer registered")
+        self.fleet = self.fleet.without(replica.name)
+        self._watches.pop(replica.name).cancel()
+        del self._hurry[replica.name]
+        self._client.forget(replica.address)
+
+    def _see(self, name: str, event: Event, cause: str) -> State:
+        before = self.fleet.get(name)
+        if before is None:
+            return State.STOPPED
+        after = before.after(event, cause, asyncio.get_running_loop().time())
+        self.fleet = self.fleet.with_replica(after)
+        if after.state is not before.state:
+            self._on_change(before, after)
+        return after.state
+
+    async def _watch(self, replica: Replica) -> None:
+        spec = self._specs(replica.engine)
+        while True:
+            event, cause = await self._health(replica, spec)
+            state = self._see(replica.name, event, cause)
+            if state is State.WARMING:
+                event, cause = await self._canary(replica) if spec.canary else (Event.WARMED, "answers")
+                state = self._see(replica.name, event, cause)
+            await self._pause(
+                replica.name, ASK_READY_EVERY_S if state is State.READY else ASK_UNREADY_EVERY_S
+            )
+
+    async def _pause(self, name: str, seconds: float) -> None:
+        hurry = self._hurry[name]
+        hurry.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await hurry.wait()
+
+    async def _health(self, replica: Replica, spec: EngineSpec) -> tuple[Event, str]:
+        try:
+            reply = await self._client.fetch(
+                replica.address,
+                b"GET",
+                spec.health_path.encode(),
+                headers=_key_header(replica),
+                timeout_s=HEALTH_TIMEOUT_S,
+            )
+        except ConnectRefusedError as error:
+            return Event.REFUSED, error.message
+        except (EngineError, OverloadError) as error:  # slow or cut: no proof of anything
+            return Event.SLOW, error.message
+        if reply.status == 200:
+            return Event.HEALTHY, f"{spec.health_path} says 200"
+        return Event.UNREADY, f"{spec.health_path} says {reply.status}"
+
+    async def _canary(self, replica: Replica) -> tuple[Event, str]:
+        body = msgspec.json.encode({"model": replica.model, "prompt": "Hello", "max_tokens": 1})
+        headers = [(b"content-type", b"application/json"), *_key_header(replica)]
+        try:
+            reply = await self._client.fetch(
+                replica.address,
+                b"POST",
+                b"/v1/completions",
+                headers=headers,
+                body=body,
+                timeout_s=CANARY_TIMEOUT_S,
+            )
+        except ConnectRefusedError as error:
+            return Event.REFUSED, error.message
+        except (EngineError, DeadlineError, OverloadError) as error:
+            return Event.CANARY_FAILED, error.message
+        if reply.status == 200:
+            return Event.WARMED, "a token came"
+        return (
+            Event.CANARY_FAILED,
+            f"the canary got {reply.status}: {reply.body[:200].decode(errors='replace')}",
+        )
+
+
+def replica_of(name: str, model: str, engine: str, url: str, api_key: str) -> Replica:
+    """A replica that nothing is known of yet; `url` is `http://host:port`."""
+    return Replica(name, model, engine, Address.parse(url.removeprefix("http://").rstrip("/")), api_key)
+
+
+def _key_header(replica: Replica) -> list[tuple[bytes, bytes]]:
+    return [(b"authorization", b"Bearer " + replica.api_key.encode())] if replica.api_key else []

@@ -1,0 +1,1 @@
+"""Decisions, as pure functions of state, input and time. No clock, socket, task, log or counter in here."""

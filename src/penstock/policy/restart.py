@@ -1,0 +1,78 @@
+"""Whether and when a child that ended is started again.
+
+Two limits of different kinds: a child that has been ready may fall a number of times in a window, with
+growing waits; one that never was ready is given up after a few tries, because trying again would not change
+its cause.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class RestartLimits:
+    """How often, and after which waits.
+
+    Args:
+        first_wait_s: the wait before the first restart; each further one in the window is twice as long.
+        wait_s_max: the longest wait.
+        jitter: the part of a wait, 0 to 1, that chance may take off, so that replicas do not come back in
+            step.
+        restarts_max: restarts within `window_s`.
+        window_s: how long a restart is remembered.
+        failed_starts_max: tries in a row that ended before the child was ready.
+    """
+
+    first_wait_s: float = 0.25
+    wait_s_max: float = 30.0
+    jitter: float = 0.2
+    restarts_max: int = 5
+    window_s: float = 600.0
+    failed_starts_max: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class RestartState:
+    """What is remembered of one child: the times of its restarts, and its failed starts in a row."""
+
+    restarts_s: tuple[float, ...] = ()
+    failed_starts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """Start it again after `wait_s` seconds."""
+
+    wait_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Leave it; `reason` completes the sentence "it was given up because ..."."""
+
+    reason: str
+
+
+def after_exit(
+    state: RestartState, *, was_ready: bool, now_s: float, chance: float, limits: RestartLimits
+) -> tuple[RestartState, Restart | GiveUp]:
+    """What to do about a child that ended without being asked to.
+
+    Args:
+        was_ready: whether it had become ready since it was started.
+        now_s: monotonic seconds.
+        chance: 0 to 1, by which the wait is shortened.
+    """
+    failed_starts = 0 if was_ready else state.failed_starts + 1
+    recent = tuple(at_s for at_s in state.restarts_s if now_s - at_s < limits.window_s)
+    if failed_starts >= limits.failed_starts_max:
+        tries = "it never became ready" if failed_starts == 1 else f"{failed_starts} starts in a row failed"
+        return RestartState(recent, failed_starts), GiveUp(tries)
+    if len(recent) >= limits.restarts_max:
+        minutes = limits.window_s / 60
+        reason = f"it was restarted {len(recent)} times in {minutes:.0f} minutes"
+        return RestartState(recent, failed_starts), GiveUp(reason)
+    wait_s = min(limits.first_wait_s * 2 ** len(recent), limits.wait_s_max)
+    wait_s *= 1 - limits.jitter * chance
+    return RestartState((*recent, now_s), failed_starts), Restart(wait_s)

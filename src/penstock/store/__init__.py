@@ -1,0 +1,1 @@
+"""What is kept on disk: keys and the run-time state of this machine."""

@@ -1,0 +1,222 @@
+"""API keys: `KeyStore` keeps them in `keys.json`, `KeyRing` answers for each request whose a secret is.
+
+Only digests are kept. A secret holds 256 random bits, so that nobody can try them out, and a plain SHA-256 is
+as good as a slow password hash. The secrets of `GATEWAY_API_KEYS` are people's own and live in the
+environment alone.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fcntl
+import hashlib
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import msgspec
+
+from penstock.core.errors import PenstockError
+from penstock.store.home import write_private
+
+KEYS_MAX = 10_000  # the file is read and written whole
+LOOK_EVERY_S = 0.5  # how late a revoked key may still pass
+ID_BYTES = 4
+SECRET_BYTES = 32
+PREFIX = "sk-penstock-"
+TENANT = "default"
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An API key: a public `id`, the digest of its secret; `revoked_at` is None while it is valid."""
+
+    id: str
+    name: str
+    tenant: str
+    sha256: str = field(repr=False)
+    created_at: float
+    revoked_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    version: int = VERSION
+    keys: tuple[Key, ...] = ()
+
+
+class KeyStore:
+    """The keys in one file.
+
+    Args:
+        path: `Home.keys`.
+        now: seconds since the epoch.
+    """
+
+    def __init__(self, path: Path, now: Callable[[], float]) -> None:
+        self._path = path
+        self._now = now
+
+    def create(self, name: str, tenant: str = TENANT) -> tuple[Key, str]:
+        """A new key, and its secret, which is kept nowhere.
+
+        Raises:
+            PenstockError: the file is damaged, or full.
+        """
+        with self._locked():
+            keys = self.list()
+            if len(keys) >= KEYS_MAX:
+                raise PenstockError(
+                    f"{self._path} holds {KEYS_MAX} keys, which is all it may", code="keys_full"
+                )
+            taken = {key.id for key in keys}
+            key_id = next(
+                fresh for fresh in iter(lambda: secrets.token_hex(ID_BYTES), "") if fresh not in taken
+            )
+            secret = f"{PREFIX}{key_id}-{secrets.token_urlsafe(SECRET_BYTES)}"
+            key = Key(key_id, name, tenant, _digest(secret), self._now())
+            self._write((*keys, key))
+        return key, secret
+
+    def list(self) -> tuple[Key, ...]:
+        """Every key, revoked ones too, oldest first.
+
+        Raises:
+            PenstockError: the file is damaged.
+        """
+        return _read(self._path)
+
+    def revoke(self, key_id: str) -> Key:
+        """The key, which is no longer valid.
+
+        Raises:
+            PenstockError: there is no such key, or it was revoked before; or the file is damaged.
+        """
+        with self._locked():
+            keys = self.list()
+            key = next((key for key in keys if key.id == key_id), None)
+            if key is None:
+                raise _unknown(key_id, keys)
+            if key.revoked_at is not None:
+                raise PenstockError(f"key {key_id} is revoked already", code="key_revoked")
+            revoked = replace(key, revoked_at=self._now())
+            self._write(tuple(revoked if key.id == key_id else key for key in keys))
+        return revoked
+
+    def discard(self, key_id: str) -> None:
+        """Takes a key back whose secret nobody has seen."""
+        with self._locked():
+            self._write(tuple(key for key in self.list() if key.id != key_id))
+
+    def _write(self, keys: tuple[Key, ...]) -> None:
+        text = msgspec.json.format(msgspec.json.encode(_File(keys=keys)), indent=1)
+        write_private(self._path, text + b"\n")
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One writer at a time; the lock is on the folder, because the file is replaced at each write."""
+        fd = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
+
+class KeyRing:
+    """The keys that are valid now, by secret.
+
+    Args:
+        path: `Home.keys`; looked at again when it has changed.
+        static_secrets: further secrets, with ids `env-1`, `env-2`... and the default tenant.
+        clock: monotonic seconds.
+
+    Raises:
+        PenstockError: the file is damaged. Damaged later, it leaves the keys as they were, and says so in
+            `problem`.
+    """
+
+    def __init__(self, path: Path, static_secrets: Iterable[str], clock: Callable[[], float]) -> None:
+        self._path = path
+        self._clock = clock
+        self._static = {
+            _digest(secret): Key(f"env-{number}", f"env-{number}", TENANT, _digest(secret), 0.0)
+            for number, secret in enumerate(dict.fromkeys(static_secrets), start=1)
+        }
+        self._stamp = self._stamp_now()
+        self._keys = self._read()
+        self._looked_s = clock()
+        self.problem = ""
+
+    def find(self, secret: str) -> Key | None:
+        """The valid key of `secret`, else None.
+
+        A dictionary's comparison stops at the first byte that differs, but what it compares are digests: to
+        learn from the time how much of one is right, a caller would have to choose the digest, and SHA-256
+        prevents it.
+        """
+        self._look()
+        return self._keys.get(_digest(secret))
+
+    def _look(self) -> None:
+        now_s = self._clock()
+        if now_s - self._looked_s < LOOK_EVERY_S:
+            return
+        self._looked_s = now_s
+        stamp = self._stamp_now()
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            self._keys, self.problem = self._read(), ""
+        except PenstockError as error:
+            self.problem = error.message
+
+    def _read(self) -> dict[str, Key]:
+        stored = {key.sha256: key for key in _read(self._path) if key.revoked_at is None}
+        return stored | self._static
+
+    def _stamp_now(self) -> tuple[int, int, int] | None:
+        try:
+            stat = self._path.stat()
+        except OSError:
+            return None
+        return stat.st_mtime_ns, stat.st_ino, stat.st_size
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _read(path: Path) -> tuple[Key, ...]:
+    hint = f"restore it from a backup, or move it away and make new keys with `penstock keys create`: {path}"
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return ()
+    except OSError as error:
+        raise PenstockError(f"{path} can't be read: {error.strerror}", code="keys_unreadable") from error
+    try:
+        file = msgspec.json.decode(data, type=_File)
+    except msgspec.DecodeError as error:
+        raise PenstockError(f"{path} is damaged: {error}", code="keys_damaged", hint=hint) from error
+    if file.version != VERSION:
+        raise PenstockError(
+            f"{path} has version {file.version}, this Penstock knows {VERSION}",
+            code="keys_version",
+            hint="use the Penstock that wrote it",
+        )
+    return file.keys
+
+
+def _unknown(key_id: str, keys: tuple[Key, ...]) -> PenstockError:
+    near = difflib.get_close_matches(key_id, [key.id for key in keys if key.revoked_at is None], n=1)
+    return PenstockError(
+        f"there is no key {key_id!r}" + (f"; did you mean {near[0]}?" if near else ""),
+        code="key_unknown",
+        hint="`penstock keys list` shows all ids",
+    )

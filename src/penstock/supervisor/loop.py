@@ -1,0 +1,159 @@
+"""The supervisor: engines and gateway start together, stop in order, and are watched in between.
+
+Order of stopping: the gateway first, which drains; then the engines; each takes its registration with it. A
+second signal kills what is left. Whatever happens, no process outlives `Supervisor.run`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from penstock.core.units import format_duration
+from penstock.supervisor.keeper import Keeper
+
+EXIT_STOPPED = 0
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130
+
+READY_LOOK_EVERY_S = 0.05
+WAITING_SAID_EVERY_S = 5.0
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelKeepers:
+    """The keepers of one model's replicas."""
+
+    model: str
+    keepers: tuple[Keeper, ...]
+
+    @property
+    def given_up(self) -> str:
+        """Why nothing of it is left to wait for; empty while something is."""
+        reasons = [keeper.given_up for keeper in self.keepers]
+        return reasons[0] if reasons and all(reasons) else ""
+
+
+class Supervisor:
+    """Runs keepers until a signal, or until nothing is left that could serve.
+
+    Args:
+        models: those whose replicas it runs.
+        gateway: None to run replicas alone.
+        others_serve: whether some model has replicas that it does not run.
+        unready: why clients can't be served yet; empty when they can.
+        on_ready: called once, when `unready` first says nothing.
+        say: prints a line for the owner.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[ModelKeepers],
+        gateway: Keeper | None,
+        *,
+        others_serve: bool,
+        unready: Callable[[], Awaitable[str]],
+        on_ready: Callable[[], None],
+        say: Callable[[str], None],
+    ) -> None:
+        self._models = tuple(models)
+        self._engines = tuple(keeper for model in models for keeper in model.keepers)
+        self._gateway = gateway
+        self._others_serve = others_serve
+        self._unready = unready
+        self._on_ready = on_ready
+        self._say = say
+        self._ready = False
+        self._asked = asyncio.Event()
+        self._asked_by: signal.Signals | None = None
+
+    async def run(self) -> int:
+        """The exit code, once everything it started is gone."""
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, self._on_signal, number)
+        tasks = [asyncio.create_task(keeper.run()) for keeper in self._keepers()]
+        readiness = asyncio.create_task(self._watch_readiness())
+        try:
+            trouble = await self._until_over(tasks)
+            readiness.cancel()
+            await self._stop(trouble)
+            for task in tasks:
+                await task
+        except BaseException:
+            for keeper in self._keepers():
+                keeper.kill()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            raise
+        finally:
+            readiness.cancel()
+            for number in _SIGNALS:
+                loop.remove_signal_handler(number)
+        return self._exit_code(trouble)
+
+    def _keepers(self) -> tuple[Keeper, ...]:
+        return self._engines if self._gateway is None else (*self._engines, self._gateway)
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        if not self._asked.is_set():
+            self._asked_by = number
+            self._asked.set()
+            return
+        self._say("stopping at once")
+        for keeper in self._keepers():
+            keeper.kill()
+
+    async def _until_over(self, tasks: Sequence[asyncio.Task[None]]) -> str:
+        """Why it can't go on; empty where it was asked to stop."""
+        asked = asyncio.create_task(self._asked.wait())
+        running = {*tasks}
+        try:
+            while not (trouble := self._trouble()) and not self._asked.is_set():
+                done, _ = await asyncio.wait({asked, *running}, return_when=asyncio.FIRST_COMPLETED)
+                running -= done
+                for task in done:
+                    task.result()  # a bug of ours is not kept quiet
+        finally:
+            asked.cancel()
+        return trouble
+
+    def _trouble(self) -> str:
+        if self._gateway is not None and self._gateway.given_up:
+            return self._gateway.given_up
+        given_up = [model.given_up for model in self._models]
+        if not self._ready:  # it never will be: every model has to answer first
+            return next(filter(None, given_up), "")
+        if given_up and all(given_up) and not self._others_serve:
+            return given_up[-1]
+        return ""
+
+    async def _watch_readiness(self) -> None:
+        clock = asyncio.get_running_loop().time
+        started_s = said_s = clock()
+        while reason := await self._unready():
+            if clock() - said_s >= WAITING_SAID_EVERY_S:
+                said_s = clock()
+                self._say(f"not ready after {format_duration(said_s - started_s)}: {reason}")
+            await asyncio.sleep(READY_LOOK_EVERY_S)
+        self._ready = True
+        self._on_ready()
+
+    async def _stop(self, trouble: str) -> None:
+        if trouble:
+            self._say(f"error: {trouble}")
+        if self._gateway is not None:
+            if self._ready and not trouble:
+                self._say("stopping: open requests are finished first; Ctrl-C again stops at once")
+            await self._gateway.stop()
+        await asyncio.gather(*(keeper.stop() for keeper in self._engines))
+        self._say("stopped")
+
+    def _exit_code(self, trouble: str) -> int:
+        if trouble:
+            return EXIT_FAILED
+        interrupted = self._asked_by is signal.SIGINT and not self._ready
+        return EXIT_INTERRUPTED if interrupted else EXIT_STOPPED

@@ -1,0 +1,41 @@
+"""What is wrong before anything is started: models that can't be launched, addresses that are taken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from penstock.core.config import GatewayConfig, ModelConfig
+from penstock.core.errors import PenstockError
+from penstock.engines.spec import EngineSpec
+from penstock.supervisor.ports import why_not_free
+
+
+def check_models(models: Sequence[ModelConfig], specs: Mapping[str, EngineSpec]) -> None:
+    """Asks each engine kind about its models.
+
+    Raises:
+        PenstockError: with every complaint, one a line.
+    """
+    complaints = [
+        f"models.{number}.{complaint}"
+        for number, model in enumerate(models)
+        for complaint in specs[model.engine].check(model)
+    ]
+    if complaints:
+        raise PenstockError("\n".join(complaints), code="models_unusable")
+
+
+def check_addresses(gateway: GatewayConfig) -> None:
+    """Tries whether the gateway can listen where it shall.
+
+    Raises:
+        PenstockError: it can't, on one or both.
+    """
+    complaints = []
+    for name, address in (("gateway.listen", gateway.listen), ("gateway.admin", gateway.admin)):
+        reason = why_not_free(address)
+        if reason:
+            cure = f"stop it or set {name}" if "in use by" in reason else f"set {name}"
+            complaints.append(f"{name}: {reason}; {cure}")
+    if complaints:
+        raise PenstockError("\n".join(complaints), code="address_unusable")

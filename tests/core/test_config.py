@@ -1,0 +1,204 @@
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from penstock.core.config import Address, Config, ModelConfig, TenantConfig, Timeouts
+
+
+def test_without_any_file_the_demo_model_is_served() -> None:
+    config = Config()
+
+    assert [(model.name, model.engine, model.sources) for model in config.models] == [
+        ("penstock-demo", "llamacpp", ("demo",))
+    ]
+    assert (str(config.gateway.listen), str(config.gateway.admin)) == ("127.0.0.1:8080", "127.0.0.1:8081")
+    assert config.tenants == ()
+
+
+def test_attributes_carry_the_unit_that_keys_do_not() -> None:
+    config = Config.model_validate({"gateway": {"body_max": "2MB", "drain_timeout": "1m"}})
+
+    assert (config.gateway.body_max_bytes, config.gateway.drain_timeout_s) == (2_000_000, 60.0)
+
+
+def test_a_key_can_not_be_spelled_as_its_attribute() -> None:
+    with pytest.raises(ValidationError, match="stall_s"):
+        Timeouts.model_validate({"stall_s": 3})
+
+
+def test_a_configuration_can_not_be_changed() -> None:
+    config = Config()
+
+    with pytest.raises(ValidationError, match="frozen"):
+        config.log.level = "debug"
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("127.0.0.1:8080", "127.0.0.1", 8080),
+        ("[::1]:0", "::1", 0),
+        ("my-host.lan:65535", "my-host.lan", 65535),
+    ],
+)
+def test_an_address_is_printed_as_it_was_read(text: str, host: str, port: int) -> None:
+    address = Address.parse(text)
+
+    assert address == Address(host, port)
+    assert str(address) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ":8080",
+        "8080",
+        "host",
+        "host:",
+        "host:65536",
+        "host:-1",
+        "::1:80",
+        "[host]:1",
+        "[fe80::1%eth0]:1",
+        "a b:1",
+        "h:٣",
+    ],
+)
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="expected host:port"):
+        Address.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ("127.0.0.1:80", "127.0.0.1:80", True),
+        ("0.0.0.0:80", "127.0.0.1:80", True),
+        ("127.0.0.1:80", "[::]:80", True),
+        ("127.0.0.1:80", "127.0.0.2:80", False),
+        ("127.0.0.1:0", "127.0.0.1:0", False),
+    ],
+)
+def test_addresses_overlap_when_both_can_not_be_bound(one: str, other: str, expected: bool) -> None:
+    overlaps = Address.parse(one).overlaps(Address.parse(other))
+
+    assert overlaps is expected
+
+
+def test_a_remote_model_has_one_source_for_each_replica() -> None:
+    model = ModelConfig(name="m", engine="remote", source=("http://a:1", "http://[::1]:2"))
+
+    assert model.sources == ("http://a:1", "http://[::1]:2")
+
+
+def test_a_simulated_model_has_no_source() -> None:
+    model = ModelConfig(name="m", engine="sim")
+
+    assert model.sources == ()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "",
+        [],
+        "https://a:1",
+        "http://a",
+        "http://a:0",
+        "http://a:1/v1",
+        "http://u:p@a:1",
+        ["http://a:1", "http://a:1"],
+    ],
+)
+def test_a_remote_model_takes_only_distinct_base_urls(source: str | list[str]) -> None:
+    with pytest.raises(ValidationError, match="different URLs"):
+        ModelConfig.model_validate({"name": "m", "engine": "remote", "source": source})
+
+
+@pytest.mark.parametrize(
+    ("engine", "source"),
+    [("llamacpp", ""), ("llamacpp", "model.bin"), ("vllm", ""), ("vllm", ["a", "b"]), ("sim", "demo")],
+)
+def test_a_source_must_suit_its_engine(engine: str, source: object) -> None:
+    with pytest.raises(ValidationError, match=f"with engine {engine}"):
+        ModelConfig.model_validate({"name": "m", "engine": engine, "source": source})
+
+
+@pytest.mark.parametrize(
+    ("engine", "source", "key", "value"),
+    [
+        ("remote", "http://a:1", "replicas", 1),
+        ("remote", "http://a:1", "engine_args", {"a": 1}),
+        ("sim", "", "api_key", "k"),
+        ("llamacpp", "demo", "api_key", "k"),
+    ],
+)
+def test_a_key_without_effect_is_refused(engine: str, source: str, key: str, value: object) -> None:
+    with pytest.raises(ValidationError, match="expected nothing with engine"):
+        ModelConfig.model_validate({"name": "m", "engine": engine, "source": source, key: value})
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a\tb", "a\nb", "\x00", "x" * 129, "a\u2028"])
+def test_a_name_has_no_blanks_and_a_limit(name: str) -> None:
+    with pytest.raises(ValidationError, match="1 to 128 characters"):
+        TenantConfig(name=name)
+
+
+@pytest.mark.parametrize("value", [0, 65, True, 1.5, "two", None, 10**30])
+def test_a_count_is_a_whole_number_in_its_range(value: object) -> None:
+    with pytest.raises(ValidationError, match="replicas"):
+        ModelConfig.model_validate({"name": "m", "engine": "sim", "replicas": value})
+
+
+@pytest.mark.parametrize("value", [0, "0s", "25h", "-1s", "soon", True, "9" * 400, float("nan")])
+def test_a_timeout_is_a_duration_in_its_range(value: object) -> None:
+    with pytest.raises(ValidationError, match="from 1ms to 24h"):
+        Timeouts.model_validate({"connect": value})
+
+
+@pytest.mark.parametrize("value", ["1B", "2GB", "9" * 400, None])
+def test_a_size_has_a_range(value: object) -> None:
+    with pytest.raises(ValidationError, match="from 1KB to 1GB"):
+        Config.model_validate({"gateway": {"body_max": value}})
+
+
+@pytest.mark.parametrize("value", [{}, [[1]], None, float("inf")])
+def test_an_engine_option_is_a_plain_value_or_a_list_of_these(value: object) -> None:
+    with pytest.raises(ValidationError, match="true or false"):
+        ModelConfig.model_validate({"name": "m", "engine": "sim", "engine_args": {"a": value}})
+
+
+def test_a_phase_that_is_set_must_fit_into_the_total() -> None:
+    with pytest.raises(ValidationError, match="at most the total of 5s"):
+        Timeouts.model_validate({"total": "5s", "stall": "6s"})
+
+
+def test_a_phase_left_at_its_default_is_cut_short_by_the_total() -> None:
+    timeouts = Timeouts.model_validate({"total": "5s"})
+
+    assert (timeouts.total_s, timeouts.first_token_s) == (5.0, 60.0)
+
+
+def test_a_printed_configuration_shows_no_secret() -> None:
+    config = Config.model_validate(
+        {
+            "gateway": {"api_keys": ["sk-gateway"]},
+            "models": [{"name": "m", "engine": "vllm", "source": "x", "api_key": "sk-engine"}],
+        }
+    )
+
+    assert config.gateway.api_keys == (SecretStr("sk-gateway"),)
+    assert "sk-" not in f"{config!r} {config} {config.model_dump_json()}"
+
+
+def test_a_refused_value_is_not_repeated_by_pydantic() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Config.model_validate({"gateway": {"api_keys": ["sk-with blank"]}})
+
+    assert "sk-with" not in str(caught.value)
+
+
+@pytest.mark.parametrize("source", ["a\nb", "a\x00", ["http://h:1", 3], 3, None])
+def test_a_source_is_a_line_of_text_or_a_list_of_these(source: object) -> None:
+    with pytest.raises(ValidationError, match="one line of text"):
+        ModelConfig.model_validate({"name": "m", "engine": "vllm", "source": source})

@@ -1,0 +1,166 @@
+"""API keys: kept as digests, found by secret."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from penstock.core.errors import PenstockError
+from penstock.store.keys import LOOK_EVERY_S, KeyRing, KeyStore
+
+
+class Clock:
+    """Monotonic seconds that a test moves."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "keys.json"
+
+
+@pytest.fixture
+def store(path: Path) -> KeyStore:
+    days: Iterator[int] = count(1)
+    return KeyStore(path, lambda: next(days) * 86400.0)
+
+
+def test_a_secret_shows_its_id_and_is_stored_nowhere(store: KeyStore, path: Path) -> None:
+    key, secret = store.create("laptop")
+
+    assert re.fullmatch(rf"sk-penstock-{key.id}-[A-Za-z0-9_-]{{43}}", secret)
+    assert secret.rpartition(f"{key.id}-")[2] not in path.read_text()
+
+
+def test_a_created_key_is_listed_with_its_name_and_tenant(store: KeyStore) -> None:
+    key, _ = store.create("laptop", "search")
+
+    assert store.list() == (key,)
+    assert (key.name, key.tenant, key.revoked_at) == ("laptop", "search", None)
+
+
+def test_the_file_is_for_its_owner_alone(store: KeyStore, path: Path) -> None:
+    store.create("laptop")
+
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_keys_made_at_the_same_time_are_all_kept(path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda number: KeyStore(path, lambda: 1.0).create(str(number))[0], range(24)))
+
+    assert {key.id for key in KeyStore(path, lambda: 1.0).list()} == {key.id for key in made}
+
+
+def test_a_revoked_key_stays_listed_and_can_not_be_revoked_again(store: KeyStore) -> None:
+    key, _ = store.create("laptop")
+
+    revoked = store.revoke(key.id)
+
+    assert revoked.revoked_at == 2 * 86400.0
+    assert store.list() == (revoked,)
+    with pytest.raises(PenstockError, match="is revoked already"):
+        store.revoke(key.id)
+
+
+def test_an_unknown_id_is_answered_with_the_nearest(store: KeyStore) -> None:
+    key, _ = store.create("laptop")
+    typo = key.id[:-1] + ("0" if key.id[-1] != "0" else "1")
+
+    with pytest.raises(PenstockError, match=f"did you mean {key.id}"):
+        store.revoke(typo)
+
+
+def test_a_discarded_key_leaves_no_trace(store: KeyStore) -> None:
+    key, _ = store.create("laptop")
+
+    store.discard(key.id)
+
+    assert store.list() == ()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 1, "keys": [{"id": 5}]}', '{"version": 2}'])
+def test_a_damaged_file_is_an_error_and_is_left_as_it_is(store: KeyStore, path: Path, text: str) -> None:
+    path.write_text(text)
+
+    with pytest.raises(PenstockError):
+        store.create("laptop")
+
+    assert path.read_text() == text
+
+
+def test_the_ring_finds_a_key_by_its_whole_secret_only(store: KeyStore, path: Path) -> None:
+    key, secret = store.create("laptop")
+    ring = KeyRing(path, [], Clock())
+
+    assert ring.find(secret) == key
+    assert ring.find(secret[:-1]) is None
+    assert ring.find("") is None
+    assert ring.find("\udcff") is None
+
+
+def test_the_ring_holds_the_secrets_of_the_environment(path: Path) -> None:
+    ring = KeyRing(path, ["one", "two", "one"], Clock())
+
+    found = [ring.find("one"), ring.find("two")]
+
+    assert [(key.id, key.tenant) for key in found if key] == [("env-1", "default"), ("env-2", "default")]
+
+
+def test_the_ring_follows_the_file_at_its_pace(store: KeyStore, path: Path) -> None:
+    clock = Clock()
+    ring = KeyRing(path, [], clock)
+    key, secret = store.create("laptop")
+    before = ring.find(secret)
+    clock.now_s += LOOK_EVERY_S
+    created = ring.find(secret)
+    store.revoke(key.id)
+    clock.now_s += LOOK_EVERY_S
+    revoked = ring.find(secret)
+
+    assert (before, created, revoked) == (None, key, None)
+
+
+def test_the_ring_keeps_its_keys_when_the_file_is_damaged_later_and_says_so(
+    store: KeyStore, path: Path
+) -> None:
+    clock = Clock()
+    key, secret = store.create("laptop")
+    ring = KeyRing(path, [], clock)
+    path.write_text("{")
+    clock.now_s += LOOK_EVERY_S
+
+    assert ring.find(secret) == key
+    assert "is damaged" in ring.problem
+
+
+def test_a_ring_is_not_made_from_a_damaged_file(path: Path) -> None:
+    path.write_text("{")
+
+    with pytest.raises(PenstockError, match="is damaged"):
+        KeyRing(path, [], Clock())
+
+
+def test_the_ring_does_not_read_an_unchanged_file_again(store: KeyStore, path: Path) -> None:
+    clock = Clock()
+    key, secret = store.create("laptop")
+    ring = KeyRing(path, [], clock)
+    before = path.stat()
+    path.write_bytes(b"x" * before.st_size)  # the same inode and size; and now the same mtime
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    clock.now_s += LOOK_EVERY_S
+
+    assert ring.find(secret) == key
+    assert ring.problem == ""

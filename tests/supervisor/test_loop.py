@@ -1,0 +1,191 @@
+"""The supervisor: starts together, stops in order, ends with everything it started."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from penstock.policy.restart import RestartLimits
+from penstock.supervisor.keeper import Keeper
+from penstock.supervisor.loop import ModelKeepers, Supervisor
+from tests.supervisor.parts import FAIL, FALL_ONCE_SEEN, QUICK, STUBBORN, Said, ScriptPart, keeper
+
+WITHIN_S = 30.0
+
+
+@dataclass
+class Stage:
+    """A supervisor of scripts: engines `a-0`, `a-1`... and a gateway, whose readiness is that of all parts."""
+
+    folder: Path
+    engine_scripts: tuple[str, ...] = ()
+    gateway_script: str | None = None
+    others_serve: bool = False
+    events: list[str] = field(default_factory=list)
+    said: Said = field(default_factory=Said)
+    banners: int = 0
+
+    def __post_init__(self) -> None:
+        scripts = enumerate(self.engine_scripts or (ScriptPart.script,))
+        self.engines = [self._keeper(f"a-{number}", script, QUICK) for number, script in scripts]
+        gateway_limits = RestartLimits(first_wait_s=0.001, wait_s_max=0.001, failed_starts_max=1)
+        script = self.gateway_script or ScriptPart.script
+        self.gateway = self._keeper("gateway", script, gateway_limits)
+        self.supervisor = Supervisor(
+            [ModelKeepers("a", tuple(self.engines))],
+            self.gateway,
+            others_serve=self.others_serve,
+            unready=self._unready,
+            on_ready=self._on_ready,
+            say=self.said,
+        )
+
+    def run(self, scene: Callable[[asyncio.Event], Awaitable[None]]) -> int:
+        """The supervisor's exit code; `scene` plays meanwhile, and gets an event that tells readiness."""
+
+        async def play() -> int:
+            self._is_ready = asyncio.Event()
+            playing = asyncio.ensure_future(scene(self._is_ready))
+            async with asyncio.timeout(WITHIN_S):
+                code = await self.supervisor.run()
+                await playing
+            return code
+
+        return asyncio.run(play())
+
+    def _keeper(self, name: str, script: str, limits: RestartLimits) -> Keeper:
+        takes_sign = script == FALL_ONCE_SEEN
+        part = ScriptPart(name, self.folder, script, events=self.events, takes_sign=takes_sign)
+        return keeper(part, self.said, limits)
+
+    async def _unready(self) -> str:
+        waiting = [kept.part.name for kept in (*self.engines, self.gateway) if not kept.became_ready.is_set()]
+        return ", ".join(waiting)
+
+    def _on_ready(self) -> None:
+        self.banners += 1
+        self._is_ready.set()
+
+
+async def _nothing(_ready: asyncio.Event) -> None:
+    """A scene in which the supervisor is left to itself."""
+
+
+def _signal(*numbers: int) -> Callable[[asyncio.Event], Awaitable[None]]:
+    """A scene that sends signals once all is ready."""
+
+    async def scene(ready: asyncio.Event) -> None:
+        await ready.wait()
+        for number in numbers:
+            os.kill(os.getpid(), number)
+            await asyncio.sleep(0.05)
+
+    return scene
+
+
+def test_a_signal_stops_the_gateway_before_the_engines(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, (ScriptPart.script, ScriptPart.script))
+
+    code = stage.run(_signal(signal.SIGTERM))
+
+    assert code == 0
+    assert stage.banners == 1
+    assert sorted(stage.events[:3]) == ["a-0 started", "a-1 started", "gateway started"]
+    assert stage.events[3] == "gateway ended"
+    assert sorted(stage.events[4:]) == ["a-0 ended", "a-1 ended"]
+    assert stage.said.lines[-1] == "stopped"
+
+
+def test_an_interrupt_when_ready_is_a_clean_stop(tmp_path: Path) -> None:
+    assert Stage(tmp_path).run(_signal(signal.SIGINT)) == 0
+
+
+def test_an_interrupt_before_it_is_ready_is_told_in_the_exit_code(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, ("import signal; signal.pause()",))
+
+    async def scene(_ready: asyncio.Event) -> None:
+        await stage.gateway.became_ready.wait()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    assert stage.run(scene) == 130
+    assert stage.banners == 0
+
+
+def test_a_second_signal_kills_what_does_not_stop(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, (STUBBORN,), STUBBORN)
+
+    code = stage.run(_signal(signal.SIGINT, signal.SIGINT))
+
+    assert code == 0
+    assert "stopping at once" in stage.said.lines
+    assert {"gateway ended", "a-0 ended"} <= set(stage.events)
+
+
+def test_a_gateway_that_ends_at_once_ends_everything(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, gateway_script=FAIL)
+
+    code = stage.run(_nothing)
+
+    assert code == 1
+    assert "error: gateway ended with exit code 1: its last words: the model file is bent" in stage.said.text
+    assert {"gateway ended", "a-0 ended"} <= set(stage.events)
+    assert stage.events.count("gateway started") == 1
+
+
+def test_a_model_that_can_not_start_ends_everything(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, (FAIL,))
+
+    code = stage.run(_nothing)
+
+    assert code == 1
+    assert stage.events.count("a-0 started") == 3
+    assert "3 starts in a row failed" in stage.said.lines[-2] + stage.said.text
+    assert stage.events[-1] == "gateway ended"
+
+
+def test_a_gateway_that_falls_later_is_started_again(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+
+    async def scene(ready: asyncio.Event) -> None:
+        await ready.wait()
+        assert stage.gateway.pid is not None
+        os.kill(stage.gateway.pid, signal.SIGKILL)
+        while stage.events.count("gateway started") < 2:
+            await asyncio.sleep(0.01)
+        await stage.gateway.became_ready.wait()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    assert stage.run(scene) == 0
+
+
+def test_the_last_replica_to_be_given_up_ends_everything(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+
+    async def scene(ready: asyncio.Event) -> None:
+        await ready.wait()
+        stage.engines[0].part.script = FAIL  # type: ignore[attr-defined]  # a ScriptPart
+        assert stage.engines[0].pid is not None
+        os.kill(stage.engines[0].pid, signal.SIGKILL)
+
+    assert stage.run(scene) == 1
+    assert "error: a-0 ended with exit code 1" in stage.said.text
+
+
+def test_a_replica_that_is_given_up_later_leaves_the_others_serving(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, (ScriptPart.script, ScriptPart.script))
+
+    async def scene(ready: asyncio.Event) -> None:
+        await ready.wait()
+        stage.engines[0].part.script = FAIL  # type: ignore[attr-defined]  # a ScriptPart
+        assert stage.engines[0].pid is not None
+        os.kill(stage.engines[0].pid, signal.SIGKILL)
+        while not stage.engines[0].given_up:
+            await asyncio.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    assert stage.run(scene) == 0
+    assert "a-1 ended" in stage.events

@@ -1,0 +1,1 @@
+"""The bundled demo model: its corpus, its training, its files and its marks."""
