@@ -44,10 +44,10 @@ fmt: $(DEV)  ## format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-lock: $(UV)  ## pin the newest versions that pyproject.toml allows
-	$(COMPILE) --upgrade -o requirements/runtime.txt pyproject.toml
-	$(COMPILE) --upgrade -o requirements/build.txt requirements/build.in
-	$(COMPILE) --upgrade -o requirements/dev.txt requirements/dev.in
+lock: $(UV)  ## pin dependencies anew; UPGRADE=--upgrade takes the newest versions
+	$(COMPILE) $(UPGRADE) -o requirements/runtime.txt pyproject.toml
+	$(COMPILE) $(UPGRADE) -o requirements/build.txt requirements/build.in
+	$(COMPILE) $(UPGRADE) -o requirements/dev.txt requirements/dev.in
 
 clean:  ## remove .venv and what was built; .penstock stays
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

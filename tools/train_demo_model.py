@@ -2,7 +2,7 @@
 """Train, export and mark the bundled demo model.
 
     python tools/train_demo_model.py                      train and export
-    python tools/train_demo_model.py train --minutes 2    a quick try
+    python tools/train_demo_model.py train --steps 100    a quick try
     python tools/train_demo_model.py evaluate             exact answers, own words and held-out ones
     python tools/train_demo_model.py evaluate --agreement also compare Transformers with llama.cpp
 
@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CHECKPOINT = ROOT / "build" / "demo_model"
 MODEL_DIR = ROOT / "src" / "penstock" / "demo_model"
 MISSES_SHOWN_MAX = 40
+STEPS = 2400
 
 
 def main() -> int:
@@ -36,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     root = argparse.ArgumentParser(description="Train, export and mark the bundled demo model.")
     commands = root.add_subparsers(dest="command")
-    root.set_defaults(minutes=20.0, corpus=CORPUS_DIR, checkpoint=CHECKPOINT, out=MODEL_DIR)
+    root.set_defaults(steps=STEPS, start=None, corpus=CORPUS_DIR, checkpoint=CHECKPOINT, out=MODEL_DIR)
     for name, about in (
         ("train", "train, then export (the default)"),
         ("export", "write the model files from the last checkpoint"),
@@ -47,7 +48,8 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="folder of the checkpoint")
         command.add_argument("--out", type=Path, default=MODEL_DIR, help="folder of the model files")
         if name == "train":
-            command.add_argument("--minutes", type=float, default=20.0, help="how long to train (default 20)")
+            command.add_argument("--start", type=Path, help="go on from this checkpoint, at lower rates")
+            command.add_argument("--steps", type=int, default=STEPS, help=f"how many steps (default {STEPS})")
         if name == "evaluate":
             command.add_argument(
                 "--agreement", action="store_true", help="compare Transformers with llama.cpp"
@@ -61,7 +63,10 @@ def train(arguments: argparse.Namespace) -> None:
     from demo_model.training import Plan, train
 
     entries = load_corpus(arguments.corpus)
-    train(entries, Plan(duration_s=arguments.minutes * 60), Shape(), arguments.checkpoint)
+    plan = Plan(step_count=arguments.steps)
+    if arguments.start:
+        plan = plan.refining()
+    train(entries, plan, Shape(), arguments.checkpoint, arguments.start)
     export(arguments)
 
 

@@ -1,7 +1,7 @@
 """The load, from a process of its own: N streams side by side, or plain calls one after the other.
 
 Run as `python -m benchmarks.gateway.client '{"port": ..., ...}'`; prints one JSON object. Connections are
-opened before the first request and kept alive. Every reply is checked whole; what is wrong with one goes to `wrong`.
+opened before the first request and kept alive. Every reply is checked whole; what is wrong goes to `wrong`.
 """
 
 from __future__ import annotations

@@ -14,15 +14,15 @@ import psutil
 from benchmarks.gateway.sitting import Cell, Results
 
 NOTES = """
-Median of {rounds} rounds (least to most), arms in turn within each round. CPU: user + system of the arm's
-whole process tree over the run, with what setting up connections and requests costs, divided by the tokens
-streamed or by the requests. TTFT ends at the first token's text; all streams start within 20 ms, so it holds
-the wait behind each other. Transit: from the backend's write of a token to the client's read of it, by stamps
-in the tokens. RSS of an open stream: growth over the run, which warm memory of the same process hides. Ready:
-from the start of the process to the first plain call answered through it. Added latency is a difference of
-medians (p50 only) to the direct run of the same load; percentiles are never subtracted. A wrong reply (status,
-order or number of tokens, finish reason, usage, [DONE], a closed connection, no end in time) voids its cell,
-and so does a client or backend that is busy more than {busy:.0%} of the time; void cells count in no median."""
+Median of {rounds} rounds (least-most), the arms in turn within each round. CPU: user + system of the arm's whole
+process tree over the run, with what setting up connections and requests costs, divided by the tokens streamed
+or by the requests. TTFT ends at the first token's text; all streams start within 20 ms, so it holds the wait
+behind each other. Transit: from the backend's write of a token to the client's read of it, by stamps in the
+tokens. RSS of an open stream: growth over the run, which warm memory of the same process hides. Ready: from
+the start of the process to the first plain call answered through it. Added latency is a difference of medians
+(p50 only) to the direct run of the same load; percentiles are never subtracted. A wrong reply (status, order
+or number of tokens, finish reason, usage, [DONE], a closed connection, no end in time) voids its cell; so does
+a client or backend that is busy more than {busy:.0%} of the time. Void cells count in no median."""
 
 
 def machine() -> str:

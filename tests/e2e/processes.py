@@ -96,10 +96,14 @@ class Gateway(Server):
     def admin(self, path: str) -> Reply:
         return Server(self.process, self.admin_port, self.log).request("GET", path)
 
-    def records(self) -> list[dict[str, Any]]:
-        """The log lines of requests."""
-        lines = (json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{"))
-        return [line for line in lines if line.get("event") == "request"]
+    def record(self, request_id: str) -> dict[str, Any]:
+        """The log line of this request, which comes after its answer."""
+
+        def find() -> dict[str, Any] | None:
+            lines = (json.loads(line) for line in self.log.read_text().splitlines() if request_id in line)
+            return next((line for line in lines if line.get("event") == "request"), None)
+
+        return wait_until(find, f"the record of {request_id}")
 
 
 class Sim(Server):
@@ -114,7 +118,7 @@ class Sim(Server):
         return answer
 
 
-def wait_until(condition: Callable[[], T], what: str, patience_s: float = PATIENCE_S) -> T:
+def wait_until(condition: Callable[[], T | None], what: str, patience_s: float = PATIENCE_S) -> T:
     """What `condition` gives once it is true."""
     deadline_s = time.monotonic() + patience_s
     while not (value := condition()):
@@ -198,7 +202,7 @@ def ready_gateway(folder: Path, toml: str, **env: str) -> Iterator[Gateway]:
 
 @contextmanager
 def penstock_up(folder: Path, toml: str = "", **env: str) -> Iterator[Gateway]:
-    """`penstock up`, once it has printed its banner; the key is the one of the banner."""
+    """`penstock up`, once it has printed its banner; the key is the banner's, where it shows one."""
     home, log, port, admin_port = folder / "home", folder / "up.log", free_port(), free_port()
     (folder / "penstock.toml").write_text(toml)
     env = {
@@ -223,8 +227,8 @@ def penstock_up(folder: Path, toml: str = "", **env: str) -> Iterator[Gateway]:
             assert line, banner + log.read_text()
             banner += line
         key = re.search(r"sk-penstock-\S+", banner)
-        assert key, banner
-        yield Gateway(process, port, log, {"Authorization": f"Bearer {key[0]}"}, admin_port, home)
+        headers = {"Authorization": f"Bearer {key[0] if key else KEY}"}
+        yield Gateway(process, port, log, headers, admin_port, home)
     finally:
         stop(process)
 

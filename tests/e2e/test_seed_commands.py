@@ -10,6 +10,7 @@ import pytest
 
 from tests.e2e.conftest import DEMO
 from tests.e2e.processes import Gateway
+from tests.tools import needs
 
 CURLS = {
     "health check": "curl http://localhost:8080/health",
@@ -48,6 +49,7 @@ CURLS = {
 
 
 def run(stack: Gateway, name: str) -> str:
+    curl = needs("curl", "curl")
     key = stack.headers["Authorization"].removeprefix("Bearer ")
     command = (
         CURLS[name]
@@ -55,7 +57,7 @@ def run(stack: Gateway, name: str) -> str:
         .replace("localhost:8081", f"127.0.0.1:{stack.admin_port}")
         .replace("dev-key-1", key)
         .replace("llama-7b", DEMO)
-        .replace("curl ", "curl -sS --fail-with-body ", 1)
+        .replace("curl ", f"{curl} -sS --fail-with-body ", 1)
     )
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -49,7 +49,7 @@ def open_stream(server: Gateway, body: dict[str, Any]) -> socket.socket:
     sock = server.connect()
     sock.sendall(
         b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-        + f"Authorization: Bearer {KEY}\r\nContent-Length: {len(data)}\r\n\r\n".encode()
+        + f"Authorization: {server.headers['Authorization']}\r\nContent-Length: {len(data)}\r\n\r\n".encode()
         + data
     )
     return sock
@@ -65,11 +65,11 @@ def read_until(sock: socket.socket, mark: bytes) -> bytes:
 
 
 def test_a_whole_stream_ends_with_done_and_hides_the_usage_that_the_gateway_asked_for(front: Gateway) -> None:
-    events = stream(front, chat())
+    events = stream(front, chat(), **{"X-Request-Id": "whole-1"})
 
     assert events[-1] == "[DONE]"
     assert all(json.loads(event)["choices"] for event in events[:-1])
-    record = wait_until(lambda: front.records(), "the record")[-1]
+    record = front.record("whole-1")
     assert record["usage_source"] == "engine"
     assert record["completion_tokens"] == 8
     assert record["outcome"] == "complete"
@@ -167,12 +167,12 @@ def test_a_5xx_that_stays_is_passed_on_as_the_engines_fault(front: Gateway) -> N
 
 @pytest.mark.parametrize("fault", ["reset_after_tokens=3", "abort=3"])
 def test_a_stream_that_breaks_ends_with_one_error_event_and_no_done(front: Gateway, fault: str) -> None:
-    events = stream(front, chat(), **{"X-Sim-Fault": fault})
+    events = stream(front, chat(), **{"X-Sim-Fault": fault, "X-Request-Id": f"broken-{fault[:5]}"})
 
     errors = [event for event in events if "error" in json.loads(event)]
     assert errors == events[-1:]
     assert json.loads(errors[0])["error"]["code"] in ("engine_connection_lost", "engine_aborted")
-    record = wait_until(lambda: front.records(), "the record")[-1]
+    record = front.record(f"broken-{fault[:5]}")
     assert record["outcome"] == "interrupted"
     assert record["fault"] == "engine"
     assert record["completion_tokens"] >= 3
@@ -220,13 +220,15 @@ def test_silence_is_filled_with_comments(folder: Path, sim: Sim) -> None:
 def test_a_client_that_leaves_cancels_the_engines_work_within_100_ms(
     front: Gateway, sim: Sim, streamed: bool, fault: str
 ) -> None:
-    body = chat(f"leaving {streamed} {fault}", max_tokens=2000, ignore_eos=True, stream=streamed)
+    request_id = f"leaving-{streamed}-{fault}"
+    body = chat(request_id, max_tokens=2000, ignore_eos=True, stream=streamed)
     if fault:
         body["sim_fault"] = fault
     data = json.dumps(body).encode()
     sock = front.connect()
     sock.sendall(
         b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        + f"X-Request-Id: {request_id}\r\n".encode()
         + f"Authorization: Bearer {KEY}\r\nContent-Length: {len(data)}\r\n\r\n".encode()
         + data
     )
@@ -241,17 +243,22 @@ def test_a_client_that_leaves_cancels_the_engines_work_within_100_ms(
     entry = last_seen(sim)
     assert entry["state"] == "cancelled"
     assert entry["ended_at"] - left_at < 0.1
-    wait_until(lambda: front.records()[-1]["outcome"] == "cancelled", "the record")
+    assert front.record(request_id)["outcome"] == "cancelled"
 
 
 def test_a_connection_that_the_engine_had_closed_is_simply_reopened(front: Gateway, sim: Sim) -> None:
     replies = [
-        front.request("POST", "/v1/chat/completions", chat(max_tokens=1), {"X-Sim-Fault": "close_idle"})
-        for _ in range(10)
+        front.request(
+            "POST",
+            "/v1/chat/completions",
+            chat(max_tokens=1),
+            {"X-Sim-Fault": "close_idle", "X-Request-Id": f"close-idle-{number}"},
+        )
+        for number in range(10)
     ]
 
     assert [reply.status for reply in replies] == [200] * 10
-    assert all(record["attempts"] == 1 for record in front.records()[-10:])
+    assert all(front.record(f"close-idle-{number}")["attempts"] == 1 for number in range(10))
 
 
 def test_an_engine_that_is_gone_is_503_with_retry_after_and_its_return_is_noticed(folder: Path) -> None:
@@ -305,3 +312,20 @@ def test_a_stream_that_outlasts_the_drain_timeout_ends_with_an_error_event(folde
 
     assert b"[DONE]" not in rest
     assert code == 0
+
+
+@pytest.mark.parametrize(
+    "fault", ["trickle=1ms", "early_role", "tokens_per_chunk=3", "late_usage=50ms", "no_usage"]
+)
+def test_a_stream_in_odd_pieces_says_the_same_as_a_smooth_one(front: Gateway, fault: str) -> None:
+    smooth = stream(front, chat())
+    odd = stream(front, chat(), **{"X-Sim-Fault": fault, "X-Request-Id": f"odd-{fault[:6]}"})
+
+    assert odd[-1] == "[DONE]"
+    assert text_of(odd) == text_of(smooth)
+    source = front.record(f"odd-{fault[:6]}")["usage_source"]
+    assert source == ("events" if fault == "no_usage" else "engine")
+
+
+def text_of(events: list[str]) -> str:
+    return "".join(json.loads(event)["choices"][0]["delta"].get("content") or "" for event in events[:-1])

@@ -113,6 +113,18 @@ def test_out_of_blocks_the_youngest_is_preempted_and_still_finishes():
     assert Counter(name for step in steps for name in step.tokens) == {"old": 20, "young": 20}
 
 
+def test_a_preempted_request_goes_before_those_that_came_later():
+    model = EngineModel(replace(FAST, kv_blocks=8, max_num_seqs=2, prefix_cache=False))
+    for name in ("old", "young", "late"):
+        model.submit(EngineRequest(name, prompt_tokens=4, output_tokens=20), 0.0)
+
+    steps = run_out(model)
+
+    preempted_at = next(place for place, step in enumerate(steps) if "young" in step.preempted)
+    later = [name for step in steps[preempted_at + 1 :] for name in step.tokens if name != "old"]
+    assert later[0] == "young"
+
+
 def test_a_full_line_turns_requests_away():
     model = EngineModel(replace(FAST, max_num_waiting=1))
     verdicts = [model.submit(EngineRequest(name, 1, 1), 0.0) for name in "abc"]

@@ -321,6 +321,12 @@ def test_a_slow_reader_gets_every_token_and_holds_up_nobody(start, request):
     assert events[-1] == "[DONE]"
 
 
+def test_an_offer_to_upgrade_to_http_2_is_passed_over(sim):
+    upgrade = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c", "http2_settings": "AAMAAABk"}
+
+    assert sim.send("GET", "/health", **upgrade)[0] == 200
+
+
 def test_a_body_that_is_too_large_is_refused(start):
     sim = start(body_bytes_max=1000)
 

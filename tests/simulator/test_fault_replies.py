@@ -172,7 +172,7 @@ def test_refuse_closes_the_listener_for_a_while(start):
     idle.request("GET", "/ping")
     idle.getresponse().read()
 
-    raw, reset = read_until_broken(sim.raw(chat_body(sim_fault="refuse=400ms")))
+    raw, reset = read_until_broken(sim.raw(chat_body(sim_fault="refuse=1s")))
 
     assert (raw, reset) == (b"", True)
     with pytest.raises(ConnectionRefusedError):

@@ -4,7 +4,7 @@ import contextlib
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.simulator.faults import (
@@ -50,6 +50,7 @@ def test_a_wrong_fault_says_what_is_wrong(text, words):
 
 
 @given(st.text(max_size=30))
+@settings(deadline=None)
 def test_any_text_is_a_fault_or_a_value_error(text):
     with contextlib.suppress(ValueError):
         assert isinstance(parse_fault(text), Fault)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.simulator.answers import VOCABULARY, Limits, answer
@@ -14,6 +14,7 @@ def test_short_words_are_one_token_each_and_long_ones_several():
 
 
 @given(st.text())
+@settings(deadline=None)
 def test_no_text_is_changed_by_becoming_token_ids(text):
     raw = text.encode("utf-8")
 
@@ -27,6 +28,7 @@ def test_an_id_that_no_token_has_is_refused():
 
 
 @given(st.lists(st.sampled_from([b"a", b"b", b" c"]), max_size=40), st.integers(1, 6), st.integers(0, 40))
+@settings(deadline=None)
 def test_keys_agree_exactly_as_far_as_the_tokens_do(tokens, size, changed_at):
     other = [*tokens[:changed_at], b" x", *tokens[changed_at + 1 :]]
 
@@ -43,6 +45,7 @@ def test_every_word_of_the_vocabulary_is_one_token():
 
 
 @given(st.binary(max_size=60), st.integers(1, 80), st.data())
+@settings(deadline=None)
 def test_an_answer_goes_on_with_its_own_rest(context, length, data):
     whole = answer(context, Limits(length, mean_tokens=30))
     kept = data.draw(st.integers(0, len(whole.tokens) - 1))
@@ -57,8 +60,9 @@ def test_an_answer_goes_on_with_its_own_rest(context, length, data):
 @given(
     st.binary(max_size=20),
     st.integers(1, 60),
-    st.lists(st.sampled_from(["e", "a c", "ri", ". "]), max_size=3),
+    st.lists(st.sampled_from(["e", "a", "i", "a c", "ri", ". "]), max_size=3),
 )
+@settings(deadline=None)
 def test_an_answer_never_contains_a_stop_text(context, length, stop):
     free = answer(context, Limits(length))
     stopped = answer(context, Limits(length, stop=tuple(stop)))
@@ -70,6 +74,7 @@ def test_an_answer_never_contains_a_stop_text(context, length, stop):
 
 
 @given(st.binary(max_size=20), st.integers(1, 50), st.integers(0, 50))
+@settings(deadline=None)
 def test_an_answer_keeps_its_limits(context, most, least):
     said = answer(context, Limits(most, min(least, most), mean_tokens=5))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + SE
 FALL_ONCE_SEEN = READY + "\nimport time\nwhile pathlib.Path(sys.argv[1]).exists(): time.sleep(0.005)"
 FAIL = "import sys; print('first line', flush=True); sys.exit('the model file is bent')"
 
+WITHIN_S = 30.0
 QUICK = RestartLimits(first_wait_s=0.001, wait_s_max=0.001)
 
 
@@ -81,3 +83,10 @@ def keeper(part: ScriptPart, said: Said, limits: RestartLimits = QUICK) -> Keepe
     """A keeper of `part` whose clock stands still, which makes every restart a recent one."""
     around = Surroundings({}, clock=lambda: 0.0, chance=lambda: 0.0, say=said)
     return Keeper(part, part.folder / f"{part.name}.log", limits, around)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits for what a process does, of which no event tells."""
+    async with asyncio.timeout(WITHIN_S):
+        while not condition():
+            await asyncio.sleep(0.01)

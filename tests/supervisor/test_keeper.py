@@ -8,9 +8,7 @@ import signal
 from pathlib import Path
 
 from penstock.supervisor.keeper import Keeper
-from tests.supervisor.parts import FAIL, FALL_ONCE_SEEN, STUBBORN, Said, ScriptPart, keeper
-
-WITHIN_S = 30.0
+from tests.supervisor.parts import FAIL, FALL_ONCE_SEEN, STUBBORN, WITHIN_S, Said, ScriptPart, keeper, until
 
 
 async def ready(kept: Keeper) -> None:
@@ -44,9 +42,7 @@ def test_a_killed_part_is_started_again(tmp_path: Path) -> None:
         first = kept.pid
         assert first is not None
         os.kill(first, signal.SIGKILL)
-        async with asyncio.timeout(WITHIN_S):
-            while kept.pid in (None, first):
-                await asyncio.sleep(0.01)
+        await until(lambda: kept.pid not in (None, first))
         await ready(kept)
         await kept.stop()
         await running
@@ -85,6 +81,22 @@ def test_a_program_that_is_not_there_is_given_up_too(tmp_path: Path) -> None:
 
     assert given_up.startswith("/no/such/program can't be started: no such file")
     assert part.events == []
+
+
+def test_a_part_that_can_not_be_registered_is_not_left_running(tmp_path: Path) -> None:
+    part, said = ScriptPart("demo-0", tmp_path), Said()
+
+    def full_disk(event: str) -> None:
+        if event == "demo-0 started":
+            raise OSError(28, "No space left on device")
+
+    part.on_event = full_disk
+
+    given_up = asyncio.run(_given_up(keeper(part, said)))
+
+    assert "demo-0 can't be registered: [Errno 28] No space left on device" in said.text
+    assert "3 starts in a row failed" in given_up
+    assert part.events == ["demo-0 started", "demo-0 ended"] * 3
 
 
 def test_a_part_that_does_not_stop_in_its_time_is_killed(tmp_path: Path) -> None:

@@ -15,8 +15,7 @@ import pytest
 from penstock.core.errors import PenstockError
 from penstock.engines.spec import Launch
 from penstock.supervisor.process import Child, spawn
-
-WITHIN_S = 20.0
+from tests.supervisor.parts import WITHIN_S, until
 
 FAMILY = """
 import os, signal, sys
@@ -46,10 +45,12 @@ def python(code: str, *arguments: str, env: dict[str, str] | None = None) -> Lau
 
 async def first_line(log: Path) -> str:
     """The first line of a log, once it is there."""
-    async with asyncio.timeout(WITHIN_S):
-        while not (log.exists() and "\n" in log.read_text()):
-            await asyncio.sleep(0.01)
-    return log.read_text().splitlines()[0]
+
+    def lines() -> list[str]:
+        return log.read_text().split("\n") if log.exists() else []
+
+    await until(lambda: len(lines()) > 1)
+    return lines()[0]
 
 
 def alive(pid: int) -> bool:
@@ -67,10 +68,9 @@ async def run_out(child: Child) -> tuple[int, tuple[str, ...]]:
     return ended.returncode, ended.last_lines
 
 
-async def _gone(pid: int) -> None:
-    async with asyncio.timeout(WITHIN_S):
-        while alive(pid):
-            await asyncio.sleep(0.01)
+async def gone(pid: int) -> None:
+    """Waits for the end of a process that is not ours to wait for."""
+    await until(lambda: not alive(pid))
 
 
 def test_an_end_is_told_with_the_return_code_and_the_last_lines_of_both_outputs(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_what_does_not_listen_is_killed_with_its_whole_group(tmp_path: Path) -> 
         child = spawn(python(FAMILY, "stubborn"), tmp_path / "log", {})
         grandchild = int(await first_line(tmp_path / "log"))
         ended = await child.stop(0.05)
-        await _gone(grandchild)
+        await gone(grandchild)
         return ended.returncode, alive(grandchild)
 
     assert asyncio.run(scene()) == (-signal.SIGKILL, False)
@@ -133,7 +133,7 @@ def test_what_an_ended_process_leaves_behind_is_killed(tmp_path: Path) -> None:
         grandchild = int(await first_line(tmp_path / "log"))
         os.kill(child.pid, signal.SIGKILL)
         returncode, _ = await run_out(child)
-        await _gone(grandchild)
+        await gone(grandchild)
         return returncode, alive(grandchild)
 
     assert asyncio.run(scene()) == (-signal.SIGKILL, False)
@@ -156,6 +156,6 @@ def test_a_child_ends_with_a_killed_supervisor(tmp_path: Path) -> None:
     supervisor.kill()
     supervisor.communicate()
 
-    asyncio.run(_gone(child))
+    asyncio.run(gone(child))
 
     assert not alive(child)

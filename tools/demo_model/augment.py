@@ -10,7 +10,15 @@ import re
 from dataclasses import dataclass
 
 from .corpus import Entry, held_out_wordings, normalized
-from .phrases import DEFINITION_LEADS, HOW_LEADS, PREFIXES, SUFFIXES, SYSTEM_PROMPTS, WHY_LEADS
+from .phrases import (
+    DEFINITION_LEADS,
+    DEFINITION_TAILS,
+    HOW_LEADS,
+    PREFIXES,
+    SUFFIXES,
+    SYSTEM_PROMPTS,
+    WHY_LEADS,
+)
 from .prompt import Segment, Turn, chat_segments, raw_segments
 
 FAMILIES = (
@@ -41,6 +49,8 @@ class Odds:
 
 ODDS = Odds()
 WORD_DROPPED = 0.15
+TAIL_CHANCE = 0.15
+OWN_WORDS_CHANCE = 0.12
 RETRIES_MAX = 8
 
 
@@ -72,7 +82,7 @@ class Augmenter:
 
     def turn(self, entry: Entry, rng: random.Random) -> Turn:
         """`entry` asked in a way that no held-out wording asks it."""
-        wording = entry.question if rng.random() < 0.25 else rng.choice(entry.wordings)
+        wording = entry.question if rng.random() < OWN_WORDS_CHANCE else rng.choice(entry.wordings)
         for _ in range(RETRIES_MAX):
             asked = reworded(wording, rng)
             if normalized(asked) not in self.forbidden and normalized(asked):
@@ -106,6 +116,8 @@ def with_new_lead(text: str, rng: random.Random) -> str:
     for pattern, leads in FAMILIES:
         if pattern.match(text):
             rest = pattern.sub("", text)
+            if leads is DEFINITION_LEADS and rng.random() < TAIL_CHANCE:
+                return "what is " + rest.rstrip("?.!") + rng.choice(DEFINITION_TAILS) + "?"
             return rng.choice(leads) + rest
     return text
 

@@ -131,10 +131,17 @@ def cases_by_kind(entries: list[Entry], seed: int = 0) -> dict[str, list[Case]]:
             replace(case, system="You are a helpful assistant.", earlier=((other.question, other.answer),))
             for case, other in zip(own, others, strict=True)
         ],
-        "continued": [
+        "continued": [replace(case, begun=begun_words(case.expected, rng)) for case in own],
+        "continued_in_a_word": [
             replace(case, begun=case.expected[: rng.randrange(1, len(case.expected))]) for case in own
         ],
     }
+
+
+def begun_words(text: str, rng: random.Random) -> str:
+    """The first words of `text`, at least one and not all, without the space after them."""
+    spaces = [index for index, letter in enumerate(text) if letter == " "]
+    return text[: rng.choice(spaces)]
 
 
 def evaluate(entries: list[Entry], gguf: Path) -> dict[str, Mark]:

@@ -17,6 +17,10 @@ SUFFIXES = (
 )  # fmt: skip
 
 DEFINITION_LEADS = (
+    "what are the benefits of ", "what is the purpose of ", "what is the use of ", "tell me the meaning of ",
+    "what is meant by ", "what do you mean by ", "what is the point of ", "what are the advantages of ",
+    "please describe ", "could you explain ", "what is the idea of ", "what is the role of ", "why do we need ",
+    "how does one use ", "what can you say about ", "what should I know about ",
     "what is ", "what's ", "what are ", "explain ", "define ", "describe ", "tell me about ",
     "what does it mean: ", "what do you know about ", "give me a definition of ",
     "what do people mean by ", "what exactly is ", "", "can you explain ", "could you describe ",
@@ -25,6 +29,8 @@ DEFINITION_LEADS = (
 )  # fmt: skip
 
 HOW_LEADS = (
+    "which command do I need to ", "what is the command to ", "what can I do to ", "what do I need to ",
+    "what is a good way to ", "how could I ",
     "how do I ", "how can I ", "how to ", "how would I ", "how should I ", "what is the way to ",
     "I want to ", "how do you ", "how do we ", "show me how to ", "what must I do to ",
     "is there a way to ", "explain how to ", "what do I type to ", "I need to ", "how does one ",
@@ -42,4 +48,8 @@ SYSTEM_PROMPTS = (
     "Answer briefly and correctly.", "You are Penstock's demo model.",
     "You are a friendly AI that answers questions.", "Be polite. Answer in English.",
     "You are a senior engineer who helps colleagues.", "Answer the user's question.",
+)  # fmt: skip
+
+DEFINITION_TAILS = (
+    " used for", " good for", " for", " in serving", " about", " exactly", " in practice", " made of", " useful for",
 )  # fmt: skip

@@ -49,9 +49,21 @@ def encoded(
         piece = tokenizer.encode(segment.text).ids
         heard = 0
         if segment.speaks and not segment.special and len(piece) > 2 and rng.random() < resume_chance:
-            cut = rng.randrange(1, len(piece))
-            begun = tokenizer.encode(tokenizer.decode(piece[:cut])).ids
-            piece, heard = begun + piece[cut:], len(begun)
+            piece, heard = resumed(tokenizer, segment.text, piece, rng)
         ids += piece
         spoken += [segment.speaks and index >= heard for index in range(len(piece))]
     return ids, spoken
+
+
+def resumed(tokenizer: Tokenizer, text: str, piece: list[int], rng: random.Random) -> tuple[list[int], int]:
+    """`text`, whose tokens are `piece`, cut in two: its ids, and how many of them are given to the model.
+
+    The cut is between two tokens, where engines cut a stream, or between two characters.
+    """
+    if rng.random() < 0.5:
+        cut = rng.randrange(1, len(piece))
+        begun, rest = tokenizer.encode(tokenizer.decode(piece[:cut])).ids, piece[cut:]
+    else:
+        cut = rng.randrange(1, len(text))
+        begun, rest = tokenizer.encode(text[:cut]).ids, tokenizer.encode(text[cut:]).ids
+    return begun + rest, len(begun)

@@ -1,7 +1,6 @@
 """The training loop: batches of conversations, a loss on what the model speaks, and a checkpoint.
 
-Muon moves the matrices inside the layers and AdamW the rest. One seed decides everything but the clock, which
-sets how many steps there are.
+Muon moves the matrices inside the layers and AdamW the rest. One seed and the number of steps decide everything.
 """
 
 from __future__ import annotations
@@ -11,7 +10,8 @@ import random
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -31,7 +31,7 @@ POOL_LEN = 1024
 FIRST_TOKENS = 6
 FIRST_TOKENS_WEIGHT = 2.0
 """An answer is chosen by its first tokens and only recited after them, so these count for more."""
-RESUME_CHANCE = 0.12
+RESUME_CHANCE = 0.2
 GRADIENT_NORM_MAX = 1.0
 
 
@@ -39,7 +39,7 @@ GRADIENT_NORM_MAX = 1.0
 class Plan:
     """How to train."""
 
-    duration_s: float
+    step_count: int
     seed: int = 20261121
     tokens_per_batch: int = 3072
     sequence_len_max: int = 1400
@@ -49,6 +49,10 @@ class Plan:
     decay_share: float = 0.55
     weight_decay: float = 0.02
     thread_count: int = 2
+
+    def refining(self) -> Plan:
+        """This plan for a second training, which goes on from a checkpoint: lower rates, other draws."""
+        return replace(self, seed=self.seed + 1, matrix_rate=0.012, other_rate=2e-3, decay_share=0.98)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,33 +64,37 @@ class Batch:
     weights: Tensor
 
 
-def train(entries: list[Entry], plan: Plan, shape: Shape, checkpoint: Path) -> None:
-    """Train on `entries` for `plan.duration_s` and write model and tokenizer to the folder `checkpoint`."""
+def train(
+    entries: list[Entry], plan: Plan, shape: Shape, checkpoint: Path, start: Path | None = None
+) -> None:
+    """Train on `entries` for `plan.step_count` steps and write model and tokenizer to the folder `checkpoint`.
+
+    With `start`, go on from the model in that folder, with its tokenizer and shape.
+    """
     torch.manual_seed(plan.seed)
     torch.set_num_threads(plan.thread_count)
     rng = random.Random(plan.seed)
-    tokenizer = trained_tokenizer(
-        [entry.answer for entry in entries for _ in range(2)]
-        + [text for e in entries for text in e.wordings],
-        shape.vocab_size,
-    )
-    model = Llama(shape)
-    say(f"{model.parameter_count():,} parameters, {len(entries)} entries, {plan.duration_s:.0f} s")
+    model, tokenizer = load(start) if start else fresh(entries, shape)
+    say(f"{model.parameter_count():,} parameters, {len(entries)} entries, {plan.step_count} steps")
     fit(model, batches(Augmenter.over(entries), tokenizer, plan, rng), plan)
     save(model, tokenizer, checkpoint)
 
 
+def fresh(entries: list[Entry], shape: Shape) -> tuple[Llama, Tokenizer]:
+    """An untrained model, and a tokenizer fitted to `entries`; answers count twice, as they are spoken."""
+    texts = [entry.answer for entry in entries for _ in range(2)]
+    texts += [wording for entry in entries for wording in entry.wordings]
+    return Llama(shape), trained_tokenizer(texts, shape.vocab_size)
+
+
 def fit(model: Llama, stream: Iterator[Batch], plan: Plan) -> None:
-    """Take steps over `stream` until the time is used up."""
+    """Take the plan's steps over `stream`."""
     muon, adam = optimizers_of(model, plan)
     begun_s = time.monotonic()
     mean_loss = math.nan
     token_count = 0
-    for step, batch in enumerate(stream):
-        elapsed_s = time.monotonic() - begun_s
-        if elapsed_s >= plan.duration_s:
-            break
-        scale = rate_scale(elapsed_s / plan.duration_s, plan)
+    for step, batch in enumerate(islice(stream, plan.step_count)):
+        scale = rate_scale(step / plan.step_count, plan)
         muon.rate = plan.matrix_rate * scale
         adam.param_groups[0]["lr"] = plan.other_rate * scale
         loss = loss_of(model, batch)
@@ -98,8 +106,9 @@ def fit(model: Llama, stream: Iterator[Batch], plan: Plan) -> None:
         token_count += batch.ids.numel()
         mean_loss = loss.item() if math.isnan(mean_loss) else 0.95 * mean_loss + 0.05 * loss.item()
         if step % 50 == 0:
-            speed = token_count / max(time.monotonic() - begun_s, 1e-9)
-            left_s = plan.duration_s - elapsed_s
+            elapsed_s = time.monotonic() - begun_s
+            speed = token_count / max(elapsed_s, 1e-9)
+            left_s = elapsed_s / (step + 1) * (plan.step_count - step - 1)
             say(f"step {step}  loss {mean_loss:.4f}  {speed:,.0f} tokens/s  {left_s:.0f} s left")
 
 

@@ -74,7 +74,9 @@ def revoke(
     key_id: Annotated[str, typer.Argument(metavar="ID", help="The id, as `penstock keys list` shows it.")],
 ) -> None:
     """Says which key it was."""
-    key = _store(invocation(context)).revoke(key_id)
+    here = invocation(context)
+    here.home.prepare()
+    key = _store(here).revoke(key_id)
     say(f"key {key.id} {f'({key.name}) ' if key.name else ''}is revoked; gateways refuse it within a second")
 
 

@@ -6,7 +6,6 @@ and default from the class, help from its docstring.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import os
 import re
@@ -50,7 +49,7 @@ def register(app: typer.Typer) -> None:
 
 def engine(settings: SimEngineSettings) -> None:
     """Serves until it is stopped."""
-    from penstock.simulator.engine_server import serve
+    from penstock.simulator.engine_server import run
 
     complaints = settings.check()
     if complaints:
@@ -59,7 +58,7 @@ def engine(settings: SimEngineSettings) -> None:
     def ready(port: int) -> None:
         out(f"http://{settings.host}:{port}")
 
-    asyncio.run(serve(settings, ready=ready))
+    run(settings, ready=ready)
 
 
 def _engine_command() -> Any:

@@ -83,7 +83,7 @@ class Session:
                 on_ready=on_ready,
                 say=say,
             )
-            return asyncio.run(supervisor.run())
+            return self._run(supervisor)
 
     def run_model(self, model: ModelConfig, out: Callable[[str], None]) -> int:
         """Runs the replicas of `model` alone; `out` gets a line for each. Returns the exit code."""
@@ -105,7 +105,16 @@ class Session:
             supervisor = Supervisor(
                 models, None, others_serve=False, unready=unready, on_ready=on_ready, say=say
             )
-            return asyncio.run(supervisor.run())
+            return self._run(supervisor)
+
+    def _run(self, supervisor: Supervisor) -> int:
+        async def run() -> int:
+            try:
+                return await supervisor.run()
+            finally:
+                self._client.close()
+
+        return asyncio.run(run())
 
     def _around(self, environ: Mapping[str, str]) -> Surroundings:
         return Surroundings(environ, time.monotonic, random.random, say)
@@ -134,7 +143,11 @@ class Session:
         """Makes this process the only one that runs these models here, and forgets what earlier ones left."""
         with ExitStack() as stack:
             for model in models:
-                lock = Lock(self._home.engine_lock(model.name), f"the engine of {model.name}")
+                lock = Lock(
+                    self._home.engine_lock(model.name),
+                    f"the engine of {model.name}",
+                    "stop that process first",
+                )
                 lock.acquire(self._holder(None))
                 stack.callback(lock.release)
                 self._registry.clear(model.name)

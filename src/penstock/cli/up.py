@@ -9,7 +9,7 @@ from penstock.cli.terminal import epilog, out
 
 CODES = (
     "Exit codes: 0 stopped when asked to, 1 could not start or go on, 2 wrong usage or configuration, "
-    "130 Ctrl-C before it was ready"
+    "130 Ctrl-C before it was ready, or twice"
 )
 
 

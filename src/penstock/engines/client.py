@@ -38,9 +38,20 @@ class EngineClient:
     """Opens exchanges with engines.
 
     Closing it closes the idle connections; exchanges under way end by themselves.
+
+    Args:
+        connections_max: open connections to one engine.
+        idle_max: those of them that are kept for the next request.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        *,
+        connections_max: int = CONNECTIONS_PER_ENGINE_MAX,
+        idle_max: int = IDLE_PER_ENGINE_MAX,
+    ) -> None:
+        self._connections_max = connections_max
+        self._idle_max = idle_max
         self._pools: dict[Address, _Pool] = {}
 
     async def open(
@@ -69,7 +80,7 @@ class EngineClient:
         """
         pool = self._pools.get(address)
         if pool is None:
-            pool = self._pools[address] = _Pool(address)
+            pool = self._pools[address] = _Pool(address, self._connections_max, self._idle_max)
         request = _serialize(address, method, target, headers, body)
         connection = pool.idle_connection()
         if connection is not None:
@@ -115,13 +126,19 @@ class EngineClient:
 
 
 class _Pool:
-    """The connections to one engine: last in, first out, so that spare ones age and are closed by the engine."""
+    """The connections to one engine: last in, first out, so that the engine closes spare ones as they age."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, connections_max: int, idle_max: int) -> None:
         self.address = address
+        self.connections_max = connections_max
+        self.idle_max = idle_max
         self.idle: deque[EngineConnection] = deque()
-        self.open_count = 0
         self.closed = False
+        self._open: set[EngineConnection] = set()
+
+    @property
+    def open_count(self) -> int:
+        return len(self._open)
 
     def idle_connection(self) -> EngineConnection | None:
         while self.idle:
@@ -132,7 +149,7 @@ class _Pool:
         return None
 
     async def connect(self, timeout_s: float) -> EngineConnection:
-        if self.open_count >= CONNECTIONS_PER_ENGINE_MAX:
+        if self.open_count >= self.connections_max:
             raise OverloadError(
                 f"{self.address}: {self.open_count} connections are open already",
                 code="engine_connections_exhausted",
@@ -140,7 +157,15 @@ class _Pool:
                 retry_after_s=1,
             )
         connection = EngineConnection(self._freed, self._lost)
-        self.open_count += 1
+        self._open.add(connection)
+        try:
+            await self._dial(connection, timeout_s)
+        except BaseException:
+            self._open.discard(connection)  # uvloop does not tell a cancelled one that it was lost
+            raise
+        return connection
+
+    async def _dial(self, connection: EngineConnection, timeout_s: float) -> None:
         try:
             async with asyncio.timeout(timeout_s):
                 await asyncio.get_running_loop().create_connection(
@@ -154,10 +179,6 @@ class _Pool:
             ) from None
         except OSError as error:
             raise ConnectRefusedError(f"{self.address}: {error.strerror or error}") from None
-        finally:
-            if not connection.opened:  # one that was open for a moment is counted off when it is lost
-                self.open_count -= 1
-        return connection
 
     def close(self) -> None:
         self.closed = True
@@ -166,13 +187,13 @@ class _Pool:
         self.idle.clear()
 
     def _freed(self, connection: EngineConnection) -> None:
-        if self.closed or len(self.idle) >= IDLE_PER_ENGINE_MAX:
+        if self.closed or len(self.idle) >= self.idle_max:
             connection.close()
         else:
             self.idle.append(connection)
 
     def _lost(self, connection: EngineConnection) -> None:
-        self.open_count -= 1
+        self._open.discard(connection)
         if connection in self.idle:
             self.idle.remove(connection)
 

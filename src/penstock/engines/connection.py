@@ -38,7 +38,6 @@ class EngineConnection(asyncio.Protocol):
         self._informational = False
         self._until_close = False
         self._keep_alive = False
-        self.opened = False
         self.reused = False
 
     @property
@@ -81,7 +80,6 @@ class EngineConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection is open."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
-        self.opened = True
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the engine: parsed, then handed on as one piece of body."""

@@ -1,8 +1,8 @@
 """One request to an engine and its response, on one connection.
 
-The body reaches its consumer through a callback, once per read from the socket however many HTTP chunks the read
-held; waiting for the head and for the end are awaits, one wake-up each. Time limits are kept by one timer per
-exchange that is moved only when it fires, so a body event costs no timer call.
+The body reaches its consumer through a callback, once per read from the socket however many HTTP chunks the
+read held; waiting for the head and for the end are awaits, one wake-up each. Time limits are kept by one timer
+per exchange that is moved only at the first byte and when it fires, so a body event costs no timer call.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ class Exchange:
             self._channel.resume_reading()
 
     def cancel(self) -> None:
-        """Ends the exchange now; an unfinished one closes its connection, so that the engine stops working."""
+        """Ends the exchange now; an unfinished one closes its connection, so that the engine stops work."""
         self.fail(ConnectionLostError("cancelled by the gateway", code="cancelled"))
 
     # -- the connection's side ----------------------------------------------------------------------
@@ -188,8 +188,11 @@ class Exchange:
         """Body bytes of one read from the socket; dropped once the exchange has failed."""
         if self._error is not None:
             return
-        self.body_begun = True
         self._last_byte_s = self._loop.time()
+        if not self.body_begun:
+            self.body_begun = True
+            self._timer.cancel()  # the stall limit may pass before the first byte's would have
+            self._timer = self._loop.call_at(self._due()[0], self._check_time)
         if self._on_body is not None:
             self._on_body(data)
             return

@@ -15,8 +15,8 @@ from penstock.engines.spec import EngineSpec, Launch, Placement
 DEMO_FILE = Path(penstock.__file__).parent / "demo_model" / "demo.gguf"
 MAGIC = b"GGUF"
 
-# A model this small is computed as fast by one thread as by two, and where others use the cores as well, threads
-# that wait for each other at every layer are several times slower.
+# A model this small is computed as fast by one thread as by two; and where others use the cores as well,
+# threads that wait for each other at every layer are several times slower.
 DEMO_OPTIONS = ("--n-threads", "1")
 
 ARGS: dict[str, type] = {

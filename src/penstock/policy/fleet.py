@@ -1,4 +1,4 @@
-"""The fleet: all replicas and what is known of each, as one immutable snapshot; and how a replica's state moves.
+"""The fleet: all replicas and what is known of each, as one immutable snapshot; and how a state moves.
 
 The table below is the whole state machine. A pair of state and event that it does not list changes nothing.
 """

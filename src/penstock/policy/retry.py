@@ -1,7 +1,7 @@
 """Whether a failed attempt is tried again before the client has seen a byte.
 
-Only what cannot be the client's fault is tried again, and only within a budget: retries may make up a tenth of
-the traffic, so that a failing engine is not buried under its own failures.
+Only what cannot be the client's fault is tried again, and only within a budget: retries may make up a tenth
+of the traffic, so that a failing engine is not buried under its own failures.
 """
 
 from __future__ import annotations

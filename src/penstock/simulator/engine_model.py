@@ -297,7 +297,6 @@ class EngineModel:
         self._pool.release(sequence.blocks)
         sequence.blocks = []
         sequence.computed = 0
-        sequence.named = 0
         self._waiting.appendleft(sequence)
         self._preempted.append(sequence.request.id)
         self.preemptions += 1

@@ -31,7 +31,7 @@ class Fault:
         trickle_s: after the reply's head, one byte in that many seconds.
         status: an error reply with that status, 400 to 599, at once.
         retry_after_s: the `Retry-After` of the error reply, whole seconds.
-        refuse_s: the listener is closed that long, other idle connections and this one are reset.
+        refuse_s: the listener is closed that long, idle connections too, and this one is reset.
         freeze_s: the whole engine makes no step that long, while /health answers 200.
         malformed: the event of that token (a plain reply: its body) is cut off within its JSON.
         no_usage: no usage, although it was asked for.

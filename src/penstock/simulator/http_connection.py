@@ -125,7 +125,10 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._refuse(HTTPStatus.BAD_REQUEST)
+            # Offers of HTTP/2 and the like are passed over; what follows them is not read.
+            self._keep_alive = False
+            if not self.busy:
+                self._refuse(HTTPStatus.BAD_REQUEST)
         except httptools.HttpParserError:
             self._refuse(HTTPStatus.BAD_REQUEST)
 

@@ -110,14 +110,20 @@ class Lock:
     Args:
         path: the lock file.
         owner: what holds it, as the message to a second one names it: `Penstock`.
+        hint: what the second one can do.
         sleep: waits between tries, in seconds.
     """
 
     def __init__(
-        self, path: Path, owner: str = "Penstock", sleep: Callable[[float], None] = time.sleep
+        self,
+        path: Path,
+        owner: str = "Penstock",
+        hint: str = "use `penstock status`, or `penstock stop` first",
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._path = path
         self._owner = owner
+        self._hint = hint
         self._sleep = sleep
         self._fd: int | None = None
 
@@ -153,7 +159,7 @@ class Lock:
         return PenstockError(
             f"{self._owner} is already running here" + (f" ({who})" if who else ""),
             code="already_running",
-            hint="use `penstock status`, or `penstock stop` first",
+            hint=self._hint,
         )
 
 

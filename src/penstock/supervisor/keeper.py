@@ -86,8 +86,14 @@ class Keeper:
             self._child = child = spawn(self.part.launch(), self._log, self._around.environ)
         except PenstockError as error:
             return None, error.message
+        except OSError as error:  # no port, no room for the log
+            return None, f"{self.part.name} can't be started: {error}"
         self._around.say(f"{self.part.name}: started (pid {child.pid})")
-        self.part.started(child.pid)
+        try:
+            self.part.started(child.pid)
+        except OSError as error:  # no room for its registration: nobody would find it
+            child.kill()
+            self._around.say(f"{self.part.name} can't be registered: {error}")
         watch = asyncio.create_task(self._watch_readiness())
         try:
             ended = await child.ended()

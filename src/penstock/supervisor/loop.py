@@ -70,6 +70,7 @@ class Supervisor:
         self._ready = False
         self._asked = asyncio.Event()
         self._asked_by: signal.Signals | None = None
+        self._hurried = False
 
     async def run(self) -> int:
         """The exit code, once everything it started is gone."""
@@ -103,6 +104,7 @@ class Supervisor:
             self._asked_by = number
             self._asked.set()
             return
+        self._hurried = True
         self._say("stopping at once")
         for keeper in self._keepers():
             keeper.kill()
@@ -155,5 +157,5 @@ class Supervisor:
     def _exit_code(self, trouble: str) -> int:
         if trouble:
             return EXIT_FAILED
-        interrupted = self._asked_by is signal.SIGINT and not self._ready
-        return EXIT_INTERRUPTED if interrupted else EXIT_STOPPED
+        early = self._asked_by is signal.SIGINT and not self._ready
+        return EXIT_INTERRUPTED if early or self._hurried else EXIT_STOPPED

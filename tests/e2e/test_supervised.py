@@ -1,0 +1,102 @@
+"""`penstock up` for real: engines that are killed come back, and what is stopped is gone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.e2e.conftest import DEMO
+from tests.e2e.processes import Gateway, penstock_up, wait_until
+from tests.e2e.test_streams import open_stream, read_until
+
+LONG = "Count from one to one hundred."
+
+
+@pytest.fixture
+def stack(folder: Path) -> Iterator[Gateway]:
+    with penstock_up(folder) as server:
+        yield server
+
+
+def engine_pids(server: Gateway) -> list[int]:
+    return [json.loads(path.read_text())["pid"] for path in (server.home / "run" / "replicas").glob("*.json")]
+
+
+def test_a_killed_engine_ends_its_stream_with_an_error_and_comes_back(stack: Gateway) -> None:
+    (pid,) = engine_pids(stack)
+    ask = {
+        "model": DEMO,
+        "messages": [{"role": "user", "content": LONG}],
+        "max_tokens": 1500,
+        "ignore_eos": True,
+    }
+    with open_stream(stack, ask) as sock:
+        read_until(sock, b'"content":"')
+        os.kill(pid, signal.SIGKILL)
+        rest = read_until(sock, b"0\r\n\r\n")
+
+    assert b'"code":"engine_connection_lost"' in rest
+    assert b"[DONE]" not in rest
+    wait_until(lambda: [new for new in engine_pids(stack) if new != pid], "the engine to be started again")
+    wait_until(lambda: stack.request("GET", "/ready").status == 200, "the engine to be ready again")
+    assert stack.ask("Hello", DEMO, max_tokens=8).status == 200
+
+
+def test_with_two_replicas_a_killed_one_is_not_noticed(sim_stack: Gateway) -> None:
+    pid = engine_pids(sim_stack)[0]
+
+    os.kill(pid, signal.SIGKILL)
+    replies = [sim_stack.ask("hello", "sim-model", max_tokens=2) for _ in range(20)]
+
+    assert [reply.status for reply in replies] == [200] * 20
+    wait_until(lambda: len(set(engine_pids(sim_stack)) - {pid}) == 2, "the replica to be back")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopping_leaves_no_process_port_or_lock(folder: Path, number: signal.Signals) -> None:
+    with penstock_up(folder) as server:
+        children = psutil.Process(server.process.pid).children(recursive=True)
+
+        code = server.stop(number)
+
+        assert code == 0
+        assert not any(child.is_running() for child in children)
+        for port in (server.port, server.admin_port):  # a listener would be in the way
+            with socket.socket() as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                sock.bind(("127.0.0.1", port))
+        assert [path for path in (server.home / "run").rglob("*") if path.is_file()] == []
+
+
+def test_killing_the_supervisor_itself_leaves_no_child(folder: Path) -> None:
+    with penstock_up(folder) as server:
+        children = psutil.Process(server.process.pid).children(recursive=True)
+
+        server.stop(signal.SIGKILL)
+
+        wait_until(lambda: not any(child.is_running() for child in children), "the children to end")
+    with penstock_up(folder) as again:
+        again.headers = server.headers
+        assert again.ask("Hello", DEMO, max_tokens=4).status == 200
+
+
+def test_a_dotenv_with_the_usual_names_works(folder: Path) -> None:
+    (folder / ".env").write_text(
+        "MODEL_NAME=penstock-demo\nGATEWAY_API_KEYS=dev-key-1,dev-key-2\nMAX_MODEL_LEN=8192\nSWAP_SPACE_GB=4\n"
+    )
+    with penstock_up(folder) as server:
+        server.headers = {"Authorization": "Bearer dev-key-2"}
+        answer = server.ask("Hello", DEMO, max_tokens=4)
+
+    said = server.log.read_text()
+    assert answer.status == 200
+    assert "SWAP_SPACE_GB" in said
+    assert "MAX_MODEL_LEN" in said
+    assert "dev-key" not in said

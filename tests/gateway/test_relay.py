@@ -1,0 +1,463 @@
+"""An answer on its way to the client: what is passed on, what is kept back, and what ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from penstock.core.errors import EngineError
+from penstock.core.record import RequestRecord
+from penstock.engines.exchange import ConnectionLostError, Exchange, PhaseTimeouts
+from penstock.gateway.relay import (
+    HELD_BYTES_MAX,
+    EngineAbortedError,
+    PlainRelay,
+    StreamCutError,
+    StreamRelay,
+)
+from penstock.gateway.responses import Headers
+from penstock.wire.sse import COMMENT, DONE, EVENT_BYTES_MAX, event
+
+PLENTY = PhaseTimeouts(connect_s=60.0, first_byte_s=60.0, stall_s=60.0, total_s=60.0)
+HEADERS: Headers = [(b"content-type", b"text/event-stream")]
+
+
+class Channel:
+    """The engine's connection, as far as an exchange knows it."""
+
+    def __init__(self) -> None:
+        self.reading = True
+        self.aborted = False
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+class Answer:
+    """The responder's side, remembered."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.head: Headers = []
+        self.pieces: list[bytes] = []
+        self.started = False
+        self.ended = False
+        self.closed = False
+        self.broken = False
+        self.write_paused = False
+        self.on_write_pause: Callable[[bool], None] | None = None
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(self.pieces)
+
+    def respond(self, status: int, headers: Headers, body: bytes) -> None:
+        self.start(status, headers)
+        self.write(body)
+        self.end()
+
+    def start(self, status: int, headers: Headers) -> None:
+        assert not self.started
+        self.started, self.status, self.head = True, status, headers
+
+    def write(self, data: bytes) -> None:
+        assert self.started
+        assert not self.ended
+        self.pieces.append(data)
+
+    def end(self, *, close: bool = False) -> None:
+        assert not self.ended
+        self.ended, self.closed = True, close
+
+    def break_off(self) -> None:
+        self.broken = True
+
+
+class Scene:
+    """An exchange whose head has come, a client that waits, and a clock that only the test moves."""
+
+    def __init__(self, status: int = 200) -> None:
+        self.channel = Channel()
+        self.exchange = Exchange(self.channel, PLENTY, asyncio.get_running_loop())
+        self.exchange.on_head(status, [])
+        self.answer = Answer()
+        self.record = RequestRecord("req_1", "POST", "/v1/chat/completions", arrived_s=0.0, started_at=0.0)
+        self.now_s = 0.0
+
+    def plain(self, rewrite: Callable[[bytes], bytes] | None = None) -> PlainRelay:
+        return PlainRelay(
+            self.exchange,
+            self.answer,  # type: ignore[arg-type]
+            self.record,
+            HEADERS,
+            rewrite=rewrite,
+            clock=lambda: self.now_s,
+        )
+
+    def stream(
+        self,
+        *,
+        hides_usage: bool = False,
+        needs_done: bool = True,
+        rewrite: Callable[[bytes], bytes] | None = None,
+        comment_every_s: float = 60.0,
+        clock: Callable[[], float] | None = None,
+    ) -> StreamRelay:
+        return StreamRelay(
+            self.exchange,
+            self.answer,  # type: ignore[arg-type]
+            self.record,
+            HEADERS,
+            hides_usage=hides_usage,
+            needs_done=needs_done,
+            rewrite=rewrite,
+            comment_every_s=comment_every_s,
+            clock=clock or (lambda: self.now_s),
+        )
+
+    async def play(self, relay: PlainRelay | StreamRelay, *pieces: bytes) -> None:
+        """Runs the relay on an answer of these reads; raises what it raises."""
+        running = asyncio.create_task(relay.run())
+        await asyncio.sleep(0)
+        for second, piece in enumerate(pieces, start=1):
+            self.now_s = float(second)
+            self.exchange.on_data(piece)
+        if not self.channel.aborted:
+            self.exchange.on_complete()
+        await running
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(work, 10.0))
+
+
+def chunk(**members: Any) -> bytes:
+    return event(json.dumps({"choices": [{"index": 0, **members}]}).encode())
+
+
+ROLE = chunk(delta={"role": "assistant", "content": ""})
+HELLO = chunk(delta={"content": "hello"})
+WORLD = chunk(delta={"content": "world"})
+STOP = chunk(delta={}, finish_reason="stop")
+ABORT = chunk(delta={"content": ""}, finish_reason="abort")
+USAGE = event(b'{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}')
+
+
+# -- streams -------------------------------------------------------------------------------------------
+
+
+def test_a_stream_is_passed_on_as_it_came() -> None:
+    async def scene() -> None:
+        s = Scene()
+        await s.play(s.stream(), ROLE, HELLO + WORLD, STOP + USAGE, DONE)
+
+        assert s.answer.body == ROLE + HELLO + WORLD + STOP + USAGE + DONE
+        assert (s.answer.status, s.answer.head) == (200, HEADERS)
+        assert (s.answer.ended, s.answer.closed) == (True, False)
+        assert s.record.events == 6
+
+    run(scene())
+
+
+def test_one_read_is_one_write() -> None:
+    async def scene() -> None:
+        s = Scene()
+        await s.play(s.stream(), ROLE + HELLO, WORLD + STOP + DONE)
+
+        assert s.answer.pieces == [ROLE + HELLO, WORLD + STOP + DONE]
+
+    run(scene())
+
+
+def test_an_event_in_two_reads_is_passed_on_whole() -> None:
+    async def scene() -> None:
+        s = Scene()
+        await s.play(s.stream(), HELLO[:9], HELLO[9:] + WORLD[:1], WORLD[1:] + DONE[:-1], DONE[-1:])
+
+        assert s.answer.pieces == [HELLO, WORLD, DONE]
+
+    run(scene())
+
+
+def test_usage_that_the_gateway_asked_for_is_recorded_and_kept_back() -> None:
+    async def scene() -> None:
+        s = Scene()
+        await s.play(s.stream(hides_usage=True), HELLO, STOP + USAGE + DONE)
+
+        assert s.answer.body == HELLO + STOP + DONE
+        assert (s.record.usage.prompt_tokens, s.record.usage.completion_tokens) == (3, 2)
+        assert s.record.usage.source == "engine"
+
+    run(scene())
+
+
+def test_usage_that_comes_with_an_ending_is_not_kept_back() -> None:
+    last = event(b'{"choices":[{"delta":{},"finish_reason":"stop"}],"usage":{"completion_tokens":1}}')
+
+    async def scene() -> None:
+        s = Scene()
+        await s.play(s.stream(hides_usage=True), HELLO, last + DONE)
+
+        assert s.answer.body == HELLO + last + DONE
+        assert s.record.usage.completion_tokens == 1
+
+    run(scene())
+
+
+def test_a_role_is_not_the_first_token() -> None:
+    async def scene() -> None:
+        s = Scene()
+        await s.play(s.stream(), ROLE, HELLO, WORLD + DONE)
+
+        assert (s.record.first_byte_s, s.record.first_token_s, s.record.last_token_s) == (1.0, 2.0, 3.0)
+
+    run(scene())
+
+
+@pytest.mark.parametrize("tail", [b"", HELLO[:-1], b"data: [DONE]"])
+def test_a_stream_without_its_end_mark_is_cut(tail: bytes) -> None:
+    async def scene() -> None:
+        s = Scene()
+        relay = s.stream()
+        with pytest.raises(StreamCutError):
+            await s.play(relay, ROLE, HELLO, STOP, tail)
+
+        assert relay.committed
+        assert not s.answer.ended
+
+    run(scene())
+
+
+def test_a_stream_of_another_api_needs_no_end_mark_but_whole_events() -> None:
+    async def scene() -> None:
+        s = Scene()
+        await s.play(s.stream(needs_done=False), event(b'{"type":"response.completed"}'))
+        assert s.answer.ended
+
+        other = Scene()
+        with pytest.raises(StreamCutError):
+            await other.play(other.stream(needs_done=False), event(b"{}"), b"data: {")
+
+    run(scene())
+
+
+def test_an_answer_in_which_the_model_writes_the_end_mark_is_not_done() -> None:
+    async def scene() -> None:
+        s = Scene()
+        with pytest.raises(StreamCutError):
+            await s.play(s.stream(), HELLO, chunk(delta={"content": "data: [DONE]\n\n"}))
+
+    run(scene())
+
+
+@pytest.mark.parametrize("reads", [(HELLO, ABORT + DONE), (HELLO + ABORT, DONE), (HELLO, ABORT, DONE)])
+def test_an_abort_ends_the_stream_before_it_looks_finished(reads: tuple[bytes, ...]) -> None:
+    async def scene() -> None:
+        s = Scene()
+        relay = s.stream()
+        with pytest.raises(EngineAbortedError) as caught:
+            await s.play(relay, *reads)
+        relay.fail(caught.value)
+
+        assert s.channel.aborted
+        assert s.answer.pieces[0] == HELLO
+        assert json.loads(s.answer.pieces[-1].removeprefix(b"data: "))["error"]["code"] == "engine_aborted"
+        assert b"[DONE]" not in s.answer.body
+        assert s.answer.closed
+
+    run(scene())
+
+
+def test_an_abort_before_anything_was_sent_leaves_room_for_another_attempt() -> None:
+    async def scene() -> None:
+        s = Scene()
+        relay = s.stream()
+        with pytest.raises(EngineAbortedError):
+            await s.play(relay, ABORT)
+
+        assert not relay.committed
+        assert not s.answer.started
+
+    run(scene())
+
+
+def test_a_lost_engine_is_told_with_one_error_event_and_no_end_mark() -> None:
+    async def scene() -> None:
+        s = Scene()
+        relay = s.stream()
+        running = asyncio.create_task(relay.run())
+        await asyncio.sleep(0)
+        s.exchange.on_data(HELLO)
+        s.exchange.fail(ConnectionLostError("gone"))
+        with pytest.raises(ConnectionLostError) as caught:
+            await running
+        relay.fail(caught.value)
+
+        assert s.answer.pieces[0] == HELLO
+        assert json.loads(s.answer.pieces[1].removeprefix(b"data: "))["error"]["message"] == "gone"
+        assert len(s.answer.pieces) == 2
+        assert s.answer.closed
+
+    run(scene())
+
+
+def test_an_event_without_end_is_the_engines_fault_and_is_not_held() -> None:
+    async def scene() -> None:
+        s = Scene()
+        with pytest.raises(EngineError) as caught:
+            await s.play(s.stream(), HELLO, *[b"x" * 65536] * (EVENT_BYTES_MAX // 65536 + 1))
+
+        assert caught.value.code == "engine_malformed_response"
+        assert s.channel.aborted
+
+    run(scene())
+
+
+def test_silence_is_filled_with_comments_that_commit_to_nothing() -> None:
+    async def scene() -> None:
+        s = Scene()
+        relay = s.stream(comment_every_s=0.005, clock=time.monotonic)
+        running = asyncio.create_task(relay.run())
+        while len(s.answer.pieces) < 2:
+            await asyncio.sleep(0.001)
+        assert s.answer.body == COMMENT * len(s.answer.pieces)
+        assert not relay.committed
+
+        s.answer.write_paused = True
+        count = len(s.answer.pieces)
+        await asyncio.sleep(0.03)
+        assert len(s.answer.pieces) == count
+        s.exchange.on_data(HELLO + DONE)
+        s.exchange.on_complete()
+        await running
+        assert s.answer.pieces[-1] == HELLO + DONE
+        assert s.record.events == 2
+
+    run(scene())
+
+
+def test_a_client_that_reads_slowly_holds_back_the_engine() -> None:
+    async def scene() -> None:
+        for make in (Scene.plain, Scene.stream):
+            s = Scene()
+            running = asyncio.create_task(make(s).run())
+            await asyncio.sleep(0)
+            assert s.answer.on_write_pause is not None
+            s.answer.on_write_pause(True)
+            assert not s.channel.reading
+            s.answer.on_write_pause(False)
+            assert s.channel.reading
+
+            s.exchange.on_data(DONE)
+            s.exchange.on_complete()
+            await running
+
+    run(scene())
+
+
+def test_each_event_is_rewritten_and_may_be_left_out() -> None:
+    async def scene() -> None:
+        s = Scene()
+        rewritten = {ROLE: b"", HELLO: event(b"1"), DONE: DONE}
+        await s.play(s.stream(rewrite=rewritten.__getitem__), ROLE, HELLO + ROLE, DONE)
+
+        assert s.answer.pieces == [event(b"1"), DONE]
+
+    run(scene())
+
+
+# -- plain replies -------------------------------------------------------------------------------------
+
+
+def test_a_plain_reply_is_held_until_it_is_whole() -> None:
+    async def scene() -> None:
+        s = Scene()
+        body = b'{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}'
+        relay = s.plain()
+        running = asyncio.create_task(relay.run())
+        await asyncio.sleep(0)
+        s.exchange.on_data(body[:20])
+        s.exchange.on_data(body[20:])
+        assert not relay.committed
+        assert not s.answer.started
+        s.exchange.on_complete()
+        await running
+
+        assert s.answer.pieces == [body]
+        assert s.answer.ended
+        assert (s.record.usage.prompt_tokens, s.record.usage.completion_tokens) == (3, 2)
+
+    run(scene())
+
+
+def test_a_plain_reply_that_breaks_off_has_not_begun() -> None:
+    async def scene() -> None:
+        s = Scene()
+        relay = s.plain()
+        running = asyncio.create_task(relay.run())
+        await asyncio.sleep(0)
+        s.exchange.on_data(b'{"cho')
+        s.exchange.fail(ConnectionLostError("gone"))
+        with pytest.raises(ConnectionLostError):
+            await running
+
+        assert not relay.committed
+        assert not s.answer.started
+
+    run(scene())
+
+
+def test_a_reply_of_exactly_the_limit_is_held_and_one_byte_more_is_streamed() -> None:
+    async def scene() -> None:
+        s = Scene()
+        await s.play(s.plain(), b"x" * HELD_BYTES_MAX)
+        assert s.answer.pieces == [b"x" * HELD_BYTES_MAX]
+
+        other = Scene()
+        await other.play(other.plain(), b"x" * HELD_BYTES_MAX, b"y", b"z")
+        assert other.answer.pieces == [b"x" * HELD_BYTES_MAX + b"y", b"z"]
+        assert other.answer.ended
+        assert other.record.first_byte_s == 2.0
+
+    run(scene())
+
+
+def test_a_large_reply_that_breaks_off_is_broken_off() -> None:
+    async def scene() -> None:
+        s = Scene()
+        relay = s.plain()
+        running = asyncio.create_task(relay.run())
+        await asyncio.sleep(0)
+        s.exchange.on_data(b"x" * (HELD_BYTES_MAX + 1))
+        s.exchange.fail(ConnectionLostError("gone"))
+        with pytest.raises(ConnectionLostError) as caught:
+            await running
+        assert relay.committed
+        relay.fail(caught.value)
+
+        assert s.answer.broken
+        assert not s.answer.ended
+
+    run(scene())
+
+
+def test_only_a_successful_reply_is_rewritten() -> None:
+    async def scene() -> None:
+        for status, body in ((200, b"ABC"), (404, b"abc")):
+            s = Scene(status)
+            await s.play(s.plain(rewrite=bytes.upper), b"a", b"bc")
+
+            assert (s.answer.status, s.answer.body) == (status, body)
+
+    run(scene())

@@ -1,0 +1,126 @@
+"""A log line tells of a request all that is on the record, and nothing of what was said."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from penstock.core.record import Attempt, Outcome, RequestRecord, Usage
+from penstock.telemetry.logs import log_request, open_log
+
+FIELDS = {
+    "event", "level", "time",
+    "request_id", "route", "model", "tenant", "key_id", "stream", "status", "outcome", "fault", "error_code",
+    "replica", "attempts", "duration_s", "ttft_s", "tpot_s", "overhead_s", "prompt_tokens",
+    "completion_tokens", "usage_source", "request_bytes", "response_bytes", "events",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    root, uvicorn = logging.getLogger(), logging.getLogger("uvicorn.error")
+    handlers, level, uvicorn_level = root.handlers[:], root.level, uvicorn.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    uvicorn.setLevel(uvicorn_level)
+
+
+def record(**members: Any) -> RequestRecord:
+    return RequestRecord("req_1", "POST", "/v1/chat/completions", arrived_s=100.0, started_at=1e9, **members)
+
+
+def lines(capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in capfd.readouterr().err.rstrip("\n").split("\n")]
+
+
+def test_a_request_is_one_line_of_json_with_these_members_and_no_other(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    log = open_log("info", "json")
+
+    log_request(
+        log,
+        record(
+            model="m",
+            tenant="t",
+            key_id="env-1",
+            status=200,
+            outcome=Outcome.COMPLETE,
+            first_token_s=100.25,
+            ended_s=101.0000001,
+            attempts=[Attempt("a", "only_one", 100.0)],
+            usage=Usage(1, 2, "engine"),
+        ),
+    )
+
+    (line,) = lines(capfd)
+    assert set(line) == FIELDS  # no body, no header, no secret: a new member has to be allowed here
+    assert (line["event"], line["level"], line["outcome"]) == ("request", "info", "complete")
+    assert (line["replica"], line["attempts"], line["key_id"]) == ("a", 1, "env-1")
+    assert (line["ttft_s"], line["duration_s"], line["tpot_s"]) == (0.25, 1.0, None)
+
+
+def test_what_a_client_wrote_can_not_make_a_second_line(capfd: pytest.CaptureFixture[str]) -> None:
+    log = open_log("info", "json")
+
+    log_request(log, record(model='m"\n{"event":"forged"}\u2028\x1b[31m'))
+
+    (line,) = lines(capfd)
+    assert line["model"] == 'm"\n{"event":"forged"}\u2028\x1b[31m'
+
+
+def test_lines_below_the_level_are_left_out(capfd: pytest.CaptureFixture[str]) -> None:
+    log = open_log("warning", "json")
+
+    log_request(log, record())
+    log.warning("seen")
+
+    assert [line["event"] for line in lines(capfd)] == ["seen"]
+
+
+def test_an_exception_is_told_with_its_traceback(capfd: pytest.CaptureFixture[str]) -> None:
+    log = open_log("info", "json")
+
+    try:
+        raise ValueError("boom")
+    except ValueError as error:
+        log.error("bug", request_id="req_1", exc_info=error)
+
+    (line,) = lines(capfd)
+    assert "ValueError: boom" in line["exception"]
+    assert line["request_id"] == "req_1"
+
+
+def test_what_libraries_warn_of_comes_along(capfd: pytest.CaptureFixture[str]) -> None:
+    open_log("info", "json")
+
+    logging.getLogger("some.library").warning("watch out: %s", 7)
+    logging.getLogger("some.library").info("chatter")
+    logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
+
+    assert [(line["event"], line["logger"]) for line in lines(capfd)] == [("watch out: 7", "some.library")]
+
+
+def test_lines_for_people_say_the_same_in_plain_text(capfd: pytest.CaptureFixture[str]) -> None:
+    log = open_log("info", "console")
+
+    log_request(log, record(model="m", status=503))
+
+    text = capfd.readouterr().err
+    assert "request_id=req_1" in text
+    assert "\x1b" not in text
+
+
+def test_members_that_json_does_not_know_are_told_as_python_prints_them(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    log = open_log("info", "json")
+
+    log.info("odd", value={1j})
+
+    assert lines(capfd)[0]["value"] == ["1j"]
