@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CHECKPOINT = ROOT / "build" / "demo_model"
 MODEL_DIR = ROOT / "src" / "penstock" / "demo_model"
 MISSES_SHOWN_MAX = 40
-STEPS = 2400
+STEPS = 2000
 
 
 def main() -> int:

@@ -22,7 +22,7 @@ from penstock.policy.fleet import Replica
 from penstock.store.home import Home
 from penstock.store.keys import KeyRing
 from penstock.store.runtime import Registry
-from penstock.telemetry.logs import log_request, open_log
+from penstock.telemetry.logs import RequestLog, open_log
 from penstock.telemetry.metrics import Metrics
 
 
@@ -49,9 +49,11 @@ async def _gateway(config: Config, home: Home) -> None:
     keys = KeyRing(home.keys, static_keys, time.monotonic)
     attempts = Attempts(config.gateway, replicas, client, time.monotonic)
 
+    request_log = RequestLog(log, config.log.format, asyncio.get_running_loop().call_later)
+
     def finish(record: RequestRecord) -> None:
         metrics.observe(record)
-        log_request(log, record)
+        request_log(record)
 
     def on_bug(request_id: str, error: BaseException) -> None:
         log.error("bug", request_id=request_id, exc_info=error)
@@ -67,6 +69,7 @@ async def _gateway(config: Config, home: Home) -> None:
     finally:
         watching.cancel()
         client.close()
+        request_log.flush()
 
 
 class _KnownReplicas:

@@ -215,6 +215,25 @@ def test_silence_is_filled_with_comments(folder: Path, sim: Sim) -> None:
     assert b" 200 OK" in said
 
 
+def test_an_error_after_comments_is_told_as_an_event(folder: Path) -> None:
+    config = '[gateway]\ncomment_every = "50ms"\n'
+    limits = 'timeouts = { first_token = "5s" }'
+    with (
+        sim_engine(folder, "--model", "m") as one,
+        sim_engine(folder, "--model", "m") as two,
+        ready_gateway(folder, config + remote("m", one, two, extra=limits)) as front,
+        open_stream(front, {**chat(), "sim_fault": "stall_before_first"}) as sock,
+    ):
+        read_until(sock, b": keep-alive\n\n")
+        busy, other = (one, two) if one.seen()["running"] else (two, one)
+        other.script("status=418")
+        busy.stop(signal.SIGKILL)
+        rest = read_until(sock, b"0\r\n\r\n")
+
+    assert b'"code":"engine_status_418"' in rest
+    assert b"[DONE]" not in rest
+
+
 @pytest.mark.parametrize("streamed", [True, False])
 @pytest.mark.parametrize("fault", ["", "stall_before_first"])
 def test_a_client_that_leaves_cancels_the_engines_work_within_100_ms(

@@ -248,6 +248,97 @@ def test_a_head_in_pieces_is_refused_at_the_limit(run: Any) -> None:
     run(scene())
 
 
+def test_each_head_has_the_whole_limit_to_itself(run: Any) -> None:
+    async def scene() -> None:
+        line = Line()
+        field = b"x-a: %b\r\n" % (b"a" * (HEAD_BYTES_MAX * 2 // 3))
+        for exchange in (line.exchange, None):
+            exchange = exchange or line.ask()
+            line.hear(b"HTTP/1.1 204 No Content\r\n", field, b"\r\n")
+
+            await exchange.end()
+        assert line.freed == [line.connection] * 2
+
+    run(scene())
+
+
+def test_a_connection_goes_to_the_next_request_with_its_reading_on(run: Any) -> None:
+    async def scene() -> None:
+        line = Line()
+        body = b"x" * (UNREAD_BYTES_MAX + 1)
+
+        line.hear(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+
+        assert line.wire.reading
+        assert line.freed == [line.connection]
+        assert await line.exchange.read(len(body)) == body
+
+    run(scene())
+
+
+class Clock(asyncio.AbstractEventLoop):
+    """A loop that keeps no more than time."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.timers: list[asyncio.TimerHandle] = []
+
+    def time(self) -> float:
+        return self.now_s
+
+    def get_debug(self) -> bool:
+        return False
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        if handle in self.timers:  # else it is being run
+            self.timers.remove(handle)
+
+    def call_at(self, when: float, callback: Any, *args: Any, **_: Any) -> asyncio.TimerHandle:
+        timer = asyncio.TimerHandle(when, callback, args, self)
+        self.timers.append(timer)
+        return timer
+
+    def go_to(self, now_s: float) -> None:
+        self.now_s = now_s
+        for timer in [timer for timer in self.timers if timer.when() <= now_s]:
+            self.timers.remove(timer)
+            timer._run()  # type: ignore[attr-defined]
+
+
+def test_an_exchange_has_one_timer_while_it_lasts_and_none_after() -> None:
+    clock = Clock()
+    limits = PhaseTimeouts(connect_s=1.0, first_byte_s=30.0, stall_s=10.0, total_s=100.0)
+    exchange = Exchange(EngineConnection(id, id), limits, clock)
+    assert [timer.when() for timer in clock.timers] == [30.0]
+
+    clock.now_s = 5.0
+    exchange.on_head(200, [])
+    exchange.on_data(b"a")
+    assert [timer.when() for timer in clock.timers] == [15.0]
+    clock.now_s = 14.0
+    exchange.on_data(b"b")
+    clock.go_to(15.0)
+    assert [timer.when() for timer in clock.timers] == [24.0]
+    exchange.on_complete()
+
+    assert clock.timers == []
+
+
+def test_a_stall_is_told_with_how_long_it_was() -> None:
+    clock = Clock()
+    limits = PhaseTimeouts(connect_s=1.0, first_byte_s=30.0, stall_s=10.0, total_s=100.0)
+    exchange = Exchange(EngineConnection(id, id), limits, clock)
+    clock.now_s = 5.0
+    exchange.on_head(200, [])
+    exchange.on_data(b"a")
+
+    clock.go_to(15.0)
+
+    assert clock.timers == []
+    with pytest.raises(EngineError, match=r"stall limit passed after 10 s"):
+        asyncio.run(exchange.end())
+
+
 def test_an_end_of_the_connection_ends_a_body_without_a_length_only(run: Any) -> None:
     async def scene() -> None:
         line = Line()

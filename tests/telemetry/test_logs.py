@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from penstock.core.record import Attempt, Outcome, RequestRecord, Usage
-from penstock.telemetry.logs import log_request, open_log
+from penstock.telemetry.logs import Logger, RequestLog, open_log
 
 FIELDS = {
     "event", "level", "time",
@@ -32,6 +32,10 @@ def _logging_as_it_was() -> Iterator[None]:
 
 def record(**members: Any) -> RequestRecord:
     return RequestRecord("req_1", "POST", "/v1/chat/completions", arrived_s=100.0, started_at=1e9, **members)
+
+
+def log_request(log: Logger, told: RequestRecord, fmt: str = "json") -> None:
+    RequestLog(log, fmt, lambda _, flush: flush())(told)
 
 
 def lines(capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
@@ -109,7 +113,7 @@ def test_what_libraries_warn_of_comes_along(capfd: pytest.CaptureFixture[str]) -
 def test_lines_for_people_say_the_same_in_plain_text(capfd: pytest.CaptureFixture[str]) -> None:
     log = open_log("info", "console")
 
-    log_request(log, record(model="m", status=503))
+    log_request(log, record(model="m", status=503), "console")
 
     text = capfd.readouterr().err
     assert "request_id=req_1" in text

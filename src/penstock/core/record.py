@@ -68,7 +68,7 @@ class RequestRecord:
     usage: Usage = field(default_factory=Usage)
     request_bytes: int = 0
     response_bytes: int = 0
-    events: int = 0
+    events: int = 0  # delivered events that brought a token, as far as they were looked at
 
     @property
     def replica(self) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from penstock.core.config import Address
 from penstock.core.errors import DeadlineError, EngineError, OverloadError, Phase
@@ -88,7 +89,10 @@ class EngineClient:
                 return await _exchange(connection, request, timeouts)
             except _StaleConnectionError:
                 pass
-        return await _exchange(await pool.connect(timeouts.connect_s), request, timeouts)
+        begun_s = time.monotonic()
+        connection = await pool.connect(timeouts)
+        left_s = max(0.0, timeouts.total_s - (time.monotonic() - begun_s))
+        return await _exchange(connection, request, replace(timeouts, total_s=left_s))
 
     async def fetch(
         self,
@@ -148,7 +152,7 @@ class _Pool:
                 return connection
         return None
 
-    async def connect(self, timeout_s: float) -> EngineConnection:
+    async def connect(self, timeouts: PhaseTimeouts) -> EngineConnection:
         if self.open_count >= self.connections_max:
             raise OverloadError(
                 f"{self.address}: {self.open_count} connections are open already",
@@ -159,13 +163,14 @@ class _Pool:
         connection = EngineConnection(self._freed, self._lost)
         self._open.add(connection)
         try:
-            await self._dial(connection, timeout_s)
+            await self._dial(connection, timeouts)
         except BaseException:
             self._open.discard(connection)  # uvloop does not tell a cancelled one that it was lost
             raise
         return connection
 
-    async def _dial(self, connection: EngineConnection, timeout_s: float) -> None:
+    async def _dial(self, connection: EngineConnection, timeouts: PhaseTimeouts) -> None:
+        timeout_s, phase = min((timeouts.connect_s, Phase.CONNECT), (timeouts.total_s, Phase.TOTAL))
         try:
             async with asyncio.timeout(timeout_s):
                 await asyncio.get_running_loop().create_connection(
@@ -174,7 +179,7 @@ class _Pool:
         except TimeoutError:
             raise DeadlineError(
                 f"{self.address}: no connection within {timeout_s:.3g} s",
-                phase=Phase.CONNECT,
+                phase=phase,
                 hint="is the engine's machine reachable? See models.N.timeouts.connect",
             ) from None
         except OSError as error:

@@ -174,7 +174,8 @@ class Exchange:
 
     def cancel(self) -> None:
         """Ends the exchange now; an unfinished one closes its connection, so that the engine stops work."""
-        self.fail(ConnectionLostError("cancelled by the gateway", code="cancelled"))
+        if not self.complete:
+            self.fail(ConnectionLostError("cancelled by the gateway", code="cancelled"))
 
     # -- the connection's side ----------------------------------------------------------------------
 

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from penstock.core.config import GatewayConfig, ModelConfig
-from penstock.core.errors import DeadlineError, EngineError, Fault, OverloadError, Phase
-from penstock.core.record import Attempt, Outcome, RequestRecord
+from penstock.core.errors import (
+    ClientError,
+    DeadlineError,
+    EngineError,
+    Fault,
+    OverloadError,
+    PenstockError,
+    Phase,
+)
+from penstock.core.record import Attempt, Outcome, RequestRecord, Usage
 from penstock.engines.client import ConnectRefusedError, EngineClient
 from penstock.engines.exchange import Exchange, MalformedResponseError, PhaseTimeouts
 from penstock.gateway.forwarding import content_type, headers_to_client, headers_to_engine
@@ -75,16 +82,18 @@ class Attempts:
         attempt = Attempt(choice.replica.name, choice.reason, self._clock())
         call.record.attempts.append(attempt)
         call.tried.add(choice.replica.name)
-        with self._permit(choice.replica.name):
-            try:
-                exchange = await self._open(call, choice.replica)
-            except EngineError as error:
-                return self._failed(call, attempt, _failure_of(error), error)
+        self._replicas.take_permit(choice.replica.name)
+        exchange = None
+        try:
+            exchange = await self._open(call, choice.replica)
             attempt.status = exchange.status
-            try:
-                return await self._relay(call, attempt, exchange)
-            finally:
+            return await self._relay(call, attempt, exchange)
+        except EngineError as error:
+            return self._failed(call, attempt, _failure_of(error), error)
+        finally:
+            if exchange is not None:
                 exchange.cancel()
+            self._replicas.return_permit(choice.replica.name)
 
     def _choose(self, call: Call) -> Choice:
         model = call.model.name
@@ -105,17 +114,6 @@ class Attempts:
                 retry_after_s=NO_REPLICA_RETRY_AFTER_S,
             )
         return choice
-
-    @contextmanager
-    def _permit(self, name: str) -> Iterator[None]:
-        in_flight = self._replicas.in_flight
-        in_flight[name] = in_flight.get(name, 0) + 1
-        try:
-            yield
-        finally:
-            in_flight[name] -= 1
-            if not in_flight[name]:
-                del in_flight[name]
 
     async def _open(self, call: Call, replica: Replica) -> Exchange:
         limits = call.model.timeouts
@@ -146,7 +144,7 @@ class Attempts:
             await relay.run()
         except EngineError as error:
             if not relay.committed:
-                return self._failed(call, attempt, _failure_of(error), error)
+                raise
             attempt.failure = error.code
             record.outcome, record.fault, record.error_code = Outcome.INTERRUPTED, error.fault, error.code
             _count_delivered(record)
@@ -171,6 +169,8 @@ class Attempts:
                 comment_every_s=self._config.comment_every_s,
                 clock=self._clock,
             )
+        if responder.started:  # by comments of an earlier attempt: another status can't be told any more
+            raise _answered_too_late(exchange.status)
         if exchange.status >= 400:
             record.fault = Fault.ENGINE if exchange.status >= 500 else Fault.CLIENT
             record.error_code = f"engine_status_{exchange.status}"
@@ -179,6 +179,7 @@ class Attempts:
 
     def _failed(self, call: Call, attempt: Attempt, failure: Failure, error: EngineError) -> float:
         """In how many seconds to try again after `error`, which is raised where that may not be."""
+        call.record.first_token_s, call.record.usage = None, Usage()  # what came was never delivered
         if failure is Failure.REFUSED:
             self._replicas.refused(attempt.replica, error.message)
         delay_s = self._retry_delay_s(call, attempt, failure)
@@ -198,6 +199,11 @@ class Attempts:
             time_left_s=call.deadline_s - self._clock(),
         )
         return decision.delay_s if decision.again else None
+
+
+def _answered_too_late(status: int) -> PenstockError:
+    kind = ClientError if 400 <= status < 500 else EngineError
+    return kind(f"the engine answered {status} to a stream that had begun", code=f"engine_status_{status}")
 
 
 def _failure_of(error: EngineError) -> Failure:

@@ -24,7 +24,7 @@ def authenticate(headers: Iterable[tuple[bytes, bytes]], keys: KeyRing) -> Key:
             code="missing_api_key",
             hint="send the header `Authorization: Bearer <key>`; `penstock keys create` makes a key",
         )
-    key = keys.find(secret.decode("latin-1")) if len(secret) <= SECRET_BYTES_MAX else None
+    key = keys.find(secret.decode("utf-8", "surrogateescape")) if len(secret) <= SECRET_BYTES_MAX else None
     if key is None:
         raise AuthError(
             "the API key is not known here, or was revoked",

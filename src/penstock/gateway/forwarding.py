@@ -20,6 +20,8 @@ _HOP_BY_HOP = frozenset(
         b"upgrade",
     }
 )
+# Almost every `connection` header is one of these, and names no other header.
+_PLAIN_CONNECTION = frozenset({b"keep-alive", b"close"})
 # The client's own keys stay here; lengths are written anew; a compressed answer could not be watched.
 _NOT_TO_ENGINE = _HOP_BY_HOP | {
     b"accept-encoding",
@@ -44,7 +46,7 @@ _NOT_TO_CLIENT = _HOP_BY_HOP | {
 
 def headers_to_engine(headers: Iterable[tuple[bytes, bytes]], request_id: str, api_key: str) -> Headers:
     """The request's headers for a replica that asks for `api_key`."""
-    kept = [(name, value) for name, value in headers if name not in _NOT_TO_ENGINE]
+    kept = _kept(headers, _NOT_TO_ENGINE)
     kept.append((b"x-request-id", request_id.encode()))
     if api_key:
         kept.append((b"authorization", b"Bearer " + api_key.encode()))
@@ -53,7 +55,7 @@ def headers_to_engine(headers: Iterable[tuple[bytes, bytes]], request_id: str, a
 
 def headers_to_client(headers: Iterable[tuple[bytes, bytes]], request_id: str) -> Headers:
     """The response's headers for the client."""
-    kept = [(name, value) for name, value in headers if name not in _NOT_TO_CLIENT]
+    kept = _kept(headers, _NOT_TO_CLIENT)
     kept.append((b"x-request-id", request_id.encode()))
     return kept
 
@@ -62,3 +64,14 @@ def content_type(headers: Iterable[tuple[bytes, bytes]]) -> str:
     """The media type without parameters, in lower case; empty where none is given."""
     value = next((value for name, value in headers if name == b"content-type"), b"")
     return value.partition(b";")[0].strip().lower().decode("latin-1")
+
+
+def _kept(headers: Iterable[tuple[bytes, bytes]], dropped: frozenset[bytes]) -> Headers:
+    kept = [(name, value) for name, value in headers if name not in dropped]
+    named = {
+        token.strip().lower()
+        for name, value in headers
+        if name == b"connection" and value.lower() not in _PLAIN_CONNECTION
+        for token in value.split(b",")
+    }
+    return [(name, value) for name, value in kept if name not in named] if named else kept

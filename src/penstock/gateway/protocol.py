@@ -72,10 +72,12 @@ class GatewayProtocol(HttpToolsProtocol):
             return
         if self._awaits_head:
             self._head_bytes += len(data)
-            if self._head_timer is None:
-                self._start_head_timer()
         super().data_received(data)
-        if self._awaits_head and self._head_bytes > HEAD_BYTES_MAX:
+        if not self._awaits_head or not self._head_bytes:
+            return
+        if self._head_timer is None:
+            self._start_head_timer()
+        if self._head_bytes > HEAD_BYTES_MAX:
             self.refuse(
                 ClientError(
                     f"the request's headers are larger than {HEAD_BYTES_MAX} bytes",

@@ -21,7 +21,14 @@ from penstock.wire.usage import NOTABLE, Notice, TokenCounts, read_notice
 # Answers up to this size are held until they are whole. A chat answer is a few kilobytes.
 HELD_BYTES_MAX = 1024 * 1024
 
+# How much of an engine's own words goes into an error.
+COMPLAINT_CHARS_MAX = 500
+
 Rewrite = Callable[[bytes], bytes]
+
+
+# A reply that is rewritten is held whole, whatever its size, up to this.
+REWRITTEN_BYTES_MAX = 16 * 1024 * 1024
 
 
 class EngineAbortedError(EngineError):
@@ -97,11 +104,17 @@ class PlainRelay:
             return
         self._held.append(data)
         self._held_bytes += len(data)
-        if self._held_bytes > HELD_BYTES_MAX and self._rewrite is None:
+        if self._held_bytes <= HELD_BYTES_MAX:
+            return
+        if self._rewrite is None:
             self._record.first_byte_s = self._clock()
             self._responder.start(self._exchange.status, self._headers)
             self._responder.write(b"".join(self._held))
             self._held.clear()
+        elif self._held_bytes > REWRITTEN_BYTES_MAX:
+            self._exchange.fail(
+                EngineError("the engine's reply is too large", code="engine_malformed_response")
+            )
 
 
 class StreamRelay:
@@ -153,6 +166,9 @@ class StreamRelay:
         try:
             self._exchange.receive(self._on_data)
             await self._exchange.end()
+        except EngineError:
+            if not self._done:  # after its end mark, how an engine hangs up is its own affair
+                raise
         finally:
             self._timer.cancel()
         if self._framer.rest or (self._needs_done and not self._done):
@@ -174,36 +190,51 @@ class StreamRelay:
             )
             return
         record = self._record
-        if record.first_token_s is None or self._rewrite is not None or _maybe_notable(events):
-            events = self._examined(events)
+        count = sse.count_events(events)
+        if record.first_token_s is None or self._rewrite is not None or _maybe_notable(events, count):
+            events, count = self._examined(events)
         if not events:
             return
         self._written_s = now_s = self._clock()
-        record.events += sse.count_events(events)
-        record.last_token_s = now_s
+        if count:
+            record.events += count
+            record.last_token_s = now_s
         if not self.committed:
             self.committed = True
             record.first_byte_s = now_s
             self._start()
         self._responder.write(events)
 
-    def _examined(self, events: bytes) -> bytes:
-        """`events` without what the client shall not see; what they tell goes on the record."""
+    def _examined(self, events: bytes) -> tuple[bytes, int]:
+        """`events` without what the client shall not see, and how many of them bring a token.
+
+        What they tell goes on the record.
+        """
         kept = []
+        token_count = 0
         for event in sse.split_events(events):
             data = sse.event_data(event)
             if data == b"[DONE]":
                 self._done = True
             elif data:
                 notice = read_notice(data)
-                self._learn(notice)
-                if notice.aborted:
-                    self._exchange.fail(EngineAbortedError("the engine aborted the request"))
+                if complaint := self._complaint(notice):
+                    self._exchange.fail(EngineAbortedError(complaint))
                     break
+                self._learn(notice)
                 if self._hides_usage and notice.only_usage:
                     continue
+                token_count += notice.has_token
             kept.append(event if self._rewrite is None else self._rewrite(event))
-        return b"".join(kept)
+        return b"".join(kept), token_count
+
+    def _complaint(self, notice: Notice) -> str:
+        """What the engine says of its failure; empty where it has not failed."""
+        if notice.aborted:
+            return "the engine aborted the request"
+        if self._needs_done and notice.error is not None:
+            return f"the engine failed: {notice.error.message[:COMPLAINT_CHARS_MAX]}"
+        return ""
 
     def _learn(self, notice: Notice) -> None:
         if notice.usage is not None:
@@ -226,8 +257,10 @@ class StreamRelay:
         self._timer = self._loop.call_later(due_s - now_s, self._comment)
 
 
-def _maybe_notable(events: bytes) -> bool:
-    if b'"usage"' in events or b"[DONE]" in events or b'"abort"' in events:
+def _maybe_notable(events: bytes, count: int) -> bool:
+    if count == 1 and b'"finish_reason":null' in events:  # an ordinary event: the answer goes on
+        return False
+    if b'"usage"' in events or b"[DONE]" in events or b'"abort"' in events or b'"error"' in events:
         return NOTABLE.search(events) is not None
     return False
 

@@ -8,7 +8,7 @@ sooner when nothing listens any more.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -31,14 +31,14 @@ class Replicas:
     """Keeps `fleet` up to date until it is stopped.
 
     Args:
-        known: all replicas that shall be there now; called again and again, and cheap where nothing changed.
+        known: all replicas that shall be there now; called again and again, gives the same object until that changes.
         specs: engine kinds by name.
         on_change: told of each replica whose state has changed, before and after.
     """
 
     def __init__(
         self,
-        known: Callable[[], Iterable[Replica]],
+        known: Callable[[], Sequence[Replica]],
         specs: Callable[[str], EngineSpec],
         client: EngineClient,
         on_change: Callable[[Replica, Replica], None],
@@ -49,6 +49,7 @@ class Replicas:
         self._specs = specs
         self._client = client
         self._on_change = on_change
+        self._reconciled: Sequence[Replica] | None = None
         self._watches: dict[str, asyncio.Task[None]] = {}
         self._hurry: dict[str, asyncio.Event] = {}
 
@@ -62,13 +63,27 @@ class Replicas:
             for task in self._watches.values():
                 task.cancel()
 
+    def take_permit(self, name: str) -> None:
+        """Counts one more request at this replica; held until its last byte, or its cancel."""
+        self.in_flight[name] = self.in_flight.get(name, 0) + 1
+
+    def return_permit(self, name: str) -> None:
+        """Counts one less."""
+        self.in_flight[name] -= 1
+        if not self.in_flight[name]:
+            del self.in_flight[name]
+
     def refused(self, name: str, cause: str) -> None:
         """An attempt found that nothing listens at this replica's address."""
         if self._see(name, Event.REFUSED, cause) is State.STARTING:
             self._hurry[name].set()
 
     def _reconcile(self) -> None:
-        known = {replica.name: replica for replica in self._known()}
+        replicas = self._known()
+        if replicas is self._reconciled:
+            return
+        self._reconciled = replicas
+        known = {replica.name: replica for replica in replicas}
         for replica in self.fleet.replicas:
             successor = known.get(replica.name)
             if successor is None or successor.address != replica.address:

@@ -6,7 +6,7 @@ of the traffic, so that a failing engine is not buried under its own failures.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
 # design.md: 10 % of traffic; and as many as this at once while there is hardly any traffic.
@@ -38,11 +38,11 @@ class RetryBudget:
 
     def deposited(self) -> RetryBudget:
         """The budget after one more request."""
-        return replace(self, tokens=min(BUDGET_MAX, self.tokens + BUDGET_PER_REQUEST))
+        return RetryBudget(min(BUDGET_MAX, self.tokens + BUDGET_PER_REQUEST))
 
     def withdrawn(self) -> RetryBudget:
         """The budget after one more retry."""
-        return replace(self, tokens=self.tokens - 1.0)
+        return RetryBudget(self.tokens - 1.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,13 +70,19 @@ class Metrics:
         build.labels(__version__).set(1)
         self.registry.register(_FleetCollector(fleet))
         ProcessCollector(registry=self.registry)
+        # `labels` costs more than `inc`: both look-ups are remembered, and bounded as the labels are
+        self._of_ending = lru_cache(maxsize=1024)(
+            lambda route, model, status, outcome, fault: self._requests.labels(
+                route, model, str(status), outcome, fault
+            )
+        )
         self._of_model = lru_cache(maxsize=256)(self._bind)  # models are configured: 64 at most, and `other`
 
     def observe(self, record: RequestRecord) -> None:
         """Counts one request."""
         model = record.model or OTHER
         route = record.route if record.route in ROUTES else OTHER
-        self._requests.labels(route, model, str(record.status), record.outcome, record.fault).inc()
+        self._of_ending(route, model, record.status, record.outcome, record.fault).inc()
         bound = self._of_model(model)
         for histogram, seconds in zip(
             bound.histograms,

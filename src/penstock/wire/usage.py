@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import msgspec
 
 # A cheap filter: only events that pass it are parsed. In JSON text a quote inside a string is escaped, so
-# neither can be faked by what a model writes, but for an answer that is exactly the word abort.
-NOTABLE = re.compile(rb'"usage"\s*:\s*\{|"abort"|^data: ?\[DONE\]', re.MULTILINE)
+# none can be faked by what a model writes, but for an answer that is exactly the word abort.
+NOTABLE = re.compile(rb'"usage"\s*:\s*\{|"abort"|^data: ?\[DONE\]|^data: ?\{\s*"error"', re.MULTILINE)
 
 
 # No engine counts further; what is outside would break the sums of metrics and ledgers.
@@ -63,11 +63,18 @@ class _Choice(msgspec.Struct):
 _NOTHING = frozenset({b'""', b"null", b"[]"})
 
 
+class Complaint(msgspec.Struct):
+    """What an engine says when it fails amid a stream."""
+
+    message: str = ""
+
+
 class Notice(msgspec.Struct):
     """The members of a reply or an event that the gateway looks at."""
 
     usage: TokenCounts | None = None
     choices: list[_Choice] | None = None
+    error: Complaint | None = None
 
     @property
     def has_token(self) -> bool:
