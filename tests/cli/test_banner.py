@@ -7,7 +7,7 @@ import shlex
 
 from pydantic import SecretStr
 
-from penstock.cli.banner import banner, curl, reachable
+from penstock.cli.banner import banner, curl
 from penstock.core.config import Address, Config, GatewayConfig
 
 LISTEN = Address("127.0.0.1", 8080)
@@ -40,9 +40,3 @@ def test_the_line_to_paste_survives_a_shell() -> None:
     words = shlex.split(curl("http://h:1", "it's a model", "key"))
 
     assert json.loads(words[-1])["model"] == "it's a model"
-
-
-def test_a_server_on_every_interface_is_reached_at_home() -> None:
-    assert reachable(Address("0.0.0.0", 1)) == Address("127.0.0.1", 1)
-    assert reachable(Address("::", 1)) == Address("::1", 1)
-    assert reachable(Address("10.0.0.1", 1)) == Address("10.0.0.1", 1)

@@ -202,3 +202,9 @@ def test_a_refused_value_is_not_repeated_by_pydantic() -> None:
 def test_a_source_is_a_line_of_text_or_a_list_of_these(source: object) -> None:
     with pytest.raises(ValidationError, match="one line of text"):
         ModelConfig.model_validate({"name": "m", "engine": "vllm", "source": source})
+
+
+def test_a_server_on_every_interface_is_reached_at_home() -> None:
+    assert Address("0.0.0.0", 1).reachable() == Address("127.0.0.1", 1)
+    assert Address("::", 1).reachable() == Address("::1", 1)
+    assert Address("10.0.0.1", 1).reachable() == Address("10.0.0.1", 1)

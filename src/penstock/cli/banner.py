@@ -9,12 +9,6 @@ from penstock.core.config import Address, Config
 
 KEY_VARIABLE = "PENSTOCK_API_KEY"
 QUESTION = "What is time to first token?"
-_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, never bound to
-
-
-def reachable(listen: Address) -> Address:
-    """An address at which this machine reaches a server that listens on `listen`."""
-    return Address(_EVERYWHERE.get(listen.host, listen.host), listen.port)
 
 
 def banner(config: Config, listen: Address, secret: str) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from penstock.cli.loading import Invocation, invocation
-from penstock.cli.terminal import UsageError, epilog, out
+from penstock.cli.terminal import UsageError, epilog, out, say
 from penstock.cli.up import CODES
 
 
@@ -31,7 +31,9 @@ def engine(
 
 
 def _engine(here: Invocation, name: str) -> int:
-    from penstock.cli.supervision import Session  # this is where pydantic and the engine client are loaded
+    from penstock.assembly.supervision import (
+        Session,  # this is where pydantic and the engine client are loaded
+    )
 
     loaded = here.load()
     models = {model.name: model for model in loaded.config.models}
@@ -43,4 +45,4 @@ def _engine(here: Invocation, name: str) -> int:
         )
     if models[name].engine == "remote":
         raise UsageError(f"model {name!r} has engine remote, which Penstock does not start")
-    return Session(here, loaded).run_model(models[name], out)
+    return Session(loaded, here.home, here.environ, here.options, say).run_model(models[name], out)

@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
 
 def gateway(context: typer.Context) -> None:
     """Runs it until it is drained."""
-    from penstock.assembly import run_gateway  # this is where the web framework is loaded
+    from penstock.assembly.gateway import run_gateway  # this is where the web framework is loaded
 
     here = invocation(context)
     loaded = here.load()

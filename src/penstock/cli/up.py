@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from penstock.cli.loading import Invocation, invocation
-from penstock.cli.terminal import epilog, out
+from penstock.cli.terminal import epilog, out, say
 
 CODES = (
     "Exit codes: 0 stopped when asked to, 1 could not start or go on, 2 wrong usage or configuration, "
@@ -30,7 +30,11 @@ def up(context: typer.Context) -> None:
 
 
 def _up(here: Invocation) -> int:
-    from penstock.cli.supervision import Session  # this is where pydantic and the engine client are loaded
+    from penstock.assembly.supervision import (
+        Session,  # this is where pydantic and the engine client are loaded
+    )
+    from penstock.cli.banner import banner
 
-    session = Session(here, here.load())
-    return session.run_all(out)
+    loaded = here.load()
+    session = Session(loaded, here.home, here.environ, here.options, say)
+    return session.run_all(lambda listen, secret: out(banner(loaded.config, listen, secret)))

@@ -29,7 +29,8 @@ ENGINE_ARG = "text, a number, true or false, or a list of these"
 _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 _PORT = re.compile(r"[0-9]{1,5}")
 _SECRET = re.compile(r"[!-~]{1,512}")
-_EVERY_INTERFACE = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared with, never bound to
+_LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, never bound to
+_EVERY_INTERFACE = frozenset(_LOOPBACK_OF)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,10 @@ class Address:
         if not known or not _PORT.fullmatch(port) or int(port) > 65535:
             raise ValueError(f"expected {ADDRESS}")
         return cls(host[1:-1] if bracketed else host, int(port))
+
+    def reachable(self) -> Address:
+        """Where this machine reaches what listens on this address."""
+        return Address(_LOOPBACK_OF.get(self.host, self.host), self.port)
 
     def overlaps(self, other: Address) -> bool:
         """Whether both can't be bound at once; two any-free-port addresses always can."""

@@ -171,17 +171,20 @@ class _Pool:
 
     async def _dial(self, connection: EngineConnection, timeouts: PhaseTimeouts) -> None:
         timeout_s, phase = min((timeouts.connect_s, Phase.CONNECT), (timeouts.total_s, Phase.TOTAL))
+        too_late = DeadlineError(
+            f"{self.address}: no connection within {timeout_s:.3g} s",
+            phase=phase,
+            hint="is the engine's machine reachable? See models.N.timeouts.connect",
+        )
+        if timeout_s <= 0:
+            raise too_late
         try:
             async with asyncio.timeout(timeout_s):
                 await asyncio.get_running_loop().create_connection(
                     lambda: connection, self.address.host, self.address.port
                 )
         except TimeoutError:
-            raise DeadlineError(
-                f"{self.address}: no connection within {timeout_s:.3g} s",
-                phase=phase,
-                hint="is the engine's machine reachable? See models.N.timeouts.connect",
-            ) from None
+            raise too_late from None
         except OSError as error:
             raise ConnectRefusedError(f"{self.address}: {error.strerror or error}") from None
 

@@ -1,4 +1,4 @@
-"""Wires the supervisor for `up` and `engine`: real clock, real chance, this process's environment."""
+"""The supervisor, wired: with the gateway for `up`, without one for `engine`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
-from penstock.cli.banner import banner, reachable
-from penstock.cli.loading import Invocation
-from penstock.cli.terminal import say
 from penstock.core.config import Address, ModelConfig
 from penstock.core.config_sources import Loaded
 from penstock.engines.catalog import SPECS
 from penstock.engines.client import EngineClient
 from penstock.policy.restart import RestartLimits
+from penstock.store.home import Home
 from penstock.store.keys import KeyStore
 from penstock.store.runtime import Holder, Lock, Registry
 from penstock.supervisor.keeper import Keeper, Surroundings
@@ -38,22 +36,40 @@ FIRST_KEY_NAME = "first"
 class Session:
     """One run of the supervisor.
 
+    Args:
+        environ: of this process; what is left of it after the configuration goes to the children.
+        options: of the command line, that make the gateway read the same configuration.
+        say: prints a line for people.
+
     Raises:
         PenstockError: from its methods, before anything is started: what stands in the way.
     """
 
-    def __init__(self, here: Invocation, loaded: Loaded) -> None:
-        self._here = here
+    def __init__(
+        self,
+        loaded: Loaded,
+        home: Home,
+        environ: Mapping[str, str],
+        options: tuple[str, ...],
+        say: Callable[[str], None],
+    ) -> None:
         self._config = loaded.config
-        self._home = here.home
+        self._home = home
+        self._options = options
+        self._say = say
         self._client = EngineClient()
         self._registry = Registry(self._home.replicas)
         tokens = {name: secret.get_secret_value() for name, secret in loaded.engine_environ.items()}
-        self._engine_around = self._around({**tokens, **here.environ})
-        self._gateway_around = self._around(here.environ)
+        self._engine_around = self._around({**tokens, **environ})
+        self._gateway_around = self._around(environ)
 
-    def run_all(self, out: Callable[[str], None]) -> int:
-        """Runs every model and the gateway; `out` gets the banner. Returns the exit code."""
+    def run_all(self, announce: Callable[[Address, str], None]) -> int:
+        """Runs every model and the gateway; returns the exit code.
+
+        Args:
+            announce: called once all models answer, with where the gateway is reached, and with the API key if
+                it was made just now, else an empty string.
+        """
         gateway = self._config.gateway
         check_models(self._config.models, SPECS)
         self._home.prepare()
@@ -64,15 +80,15 @@ class Session:
             listen, admin = _settled(gateway.listen), _settled(gateway.admin)
             secret, shown = self._first_secret(stack)
             part = GatewayPart(
-                reachable(listen),
-                self._here.options,
+                listen.reachable(),
+                self._options,
                 {"PENSTOCK_GATEWAY__LISTEN": str(listen), "PENSTOCK_GATEWAY__ADMIN": str(admin)},
                 gateway.drain_timeout_s,
                 self._client,
             )
 
             def on_ready() -> None:
-                out(banner(self._config, reachable(listen), secret))
+                announce(listen.reachable(), secret)
                 shown()
 
             supervisor = Supervisor(
@@ -81,7 +97,7 @@ class Session:
                 others_serve=any(SPECS[model.engine].launch is None for model in self._config.models),
                 unready=part.readiness,
                 on_ready=on_ready,
-                say=say,
+                say=self._say,
             )
             return self._run(supervisor)
 
@@ -103,7 +119,7 @@ class Session:
                         out(f"{registration.name} {registration.url}")
 
             supervisor = Supervisor(
-                models, None, others_serve=False, unready=unready, on_ready=on_ready, say=say
+                models, None, others_serve=False, unready=unready, on_ready=on_ready, say=self._say
             )
             return self._run(supervisor)
 
@@ -117,14 +133,14 @@ class Session:
         return asyncio.run(run())
 
     def _around(self, environ: Mapping[str, str]) -> Surroundings:
-        return Surroundings(environ, time.monotonic, random.random, say)
+        return Surroundings(environ, time.monotonic, random.random, self._say)
 
     def _holder(self, listen: Address | None) -> Holder:
         stop_within_s = self._config.gateway.drain_timeout_s + GATEWAY_STOP_MARGIN_S + REPLICA_STOP_WITHIN_S
         return Holder(
             pid=os.getpid(),
-            listen=f"http://{reachable(listen)}" if listen else "",
-            admin=f"http://{reachable(self._config.gateway.admin)}" if listen else "",
+            listen=f"http://{listen.reachable()}" if listen else "",
+            admin=f"http://{self._config.gateway.admin.reachable()}" if listen else "",
             started_at=time.time(),
             stop_within_s=stop_within_s,
         )

@@ -1,4 +1,4 @@
-"""From configuration to wired objects: the only place that builds shells, and makes real clocks for them."""
+"""The gateway, wired."""
 
 from __future__ import annotations
 
