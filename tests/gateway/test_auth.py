@@ -13,7 +13,9 @@ from penstock.gateway.auth import SECRET_BYTES_MAX, authenticate
 from penstock.store.keys import KeyRing
 
 LONGEST = "k" * SECRET_BYTES_MAX
-RING = KeyRing(Path("/nonexistent/keys.json"), ["sk-1", "sk-2", LONGEST, LONGEST + "k"], lambda: 0.0)
+RING = KeyRing(
+    Path("/nonexistent/keys.json"), ["sk-1", "sk-2", LONGEST, LONGEST + "k"], lambda: 0.0, lambda _: None
+)
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -75,7 +77,7 @@ def test_a_key_that_is_too_long_is_not_even_looked_at() -> None:
 
 
 def test_a_key_of_the_environment_may_hold_any_letters() -> None:
-    ring = KeyRing(Path("/nonexistent/keys.json"), ["schlüssel"], lambda: 0.0)
+    ring = KeyRing(Path("/nonexistent/keys.json"), ["schlüssel"], lambda: 0.0, lambda _: None)
 
     assert authenticate([(b"x-api-key", "schlüssel".encode())], ring).id == "env-1"
 

@@ -37,6 +37,10 @@ def store(path: Path) -> KeyStore:
     return KeyStore(path, lambda: next(days) * 86400.0)
 
 
+def unexpected(error: PenstockError) -> None:
+    raise error
+
+
 def test_a_secret_shows_its_id_and_is_stored_nowhere(store: KeyStore, path: Path) -> None:
     key, secret = store.create("laptop")
 
@@ -103,7 +107,7 @@ def test_a_damaged_file_is_an_error_and_is_left_as_it_is(store: KeyStore, path: 
 
 def test_the_ring_finds_a_key_by_its_whole_secret_only(store: KeyStore, path: Path) -> None:
     key, secret = store.create("laptop")
-    ring = KeyRing(path, [], Clock())
+    ring = KeyRing(path, [], Clock(), unexpected)
 
     assert ring.find(secret) == key
     assert ring.find(secret[:-1]) is None
@@ -112,7 +116,7 @@ def test_the_ring_finds_a_key_by_its_whole_secret_only(store: KeyStore, path: Pa
 
 
 def test_the_ring_holds_the_secrets_of_the_environment(path: Path) -> None:
-    ring = KeyRing(path, ["one", "two", "one"], Clock())
+    ring = KeyRing(path, ["one", "two", "one"], Clock(), unexpected)
 
     found = [ring.find("one"), ring.find("two")]
 
@@ -121,7 +125,7 @@ def test_the_ring_holds_the_secrets_of_the_environment(path: Path) -> None:
 
 def test_the_ring_follows_the_file_at_its_pace(store: KeyStore, path: Path) -> None:
     clock = Clock()
-    ring = KeyRing(path, [], clock)
+    ring = KeyRing(path, [], clock, unexpected)
     key, secret = store.create("laptop")
     before = ring.find(secret)
     clock.now_s += LOOK_EVERY_S
@@ -138,29 +142,29 @@ def test_the_ring_keeps_its_keys_when_the_file_is_damaged_later_and_says_so(
 ) -> None:
     clock = Clock()
     key, secret = store.create("laptop")
-    ring = KeyRing(path, [], clock)
+    told: list[PenstockError] = []
+    ring = KeyRing(path, [], clock, told.append)
     path.write_text("{")
     clock.now_s += LOOK_EVERY_S
 
     assert ring.find(secret) == key
-    assert "is damaged" in ring.problem
+    assert ["is damaged" in error.message for error in told] == [True]
 
 
 def test_a_ring_is_not_made_from_a_damaged_file(path: Path) -> None:
     path.write_text("{")
 
     with pytest.raises(PenstockError, match="is damaged"):
-        KeyRing(path, [], Clock())
+        KeyRing(path, [], Clock(), unexpected)
 
 
 def test_the_ring_does_not_read_an_unchanged_file_again(store: KeyStore, path: Path) -> None:
     clock = Clock()
     key, secret = store.create("laptop")
-    ring = KeyRing(path, [], clock)
+    ring = KeyRing(path, [], clock, unexpected)
     before = path.stat()
     path.write_bytes(b"x" * before.st_size)  # the same inode and size; and now the same mtime
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     clock.now_s += LOOK_EVERY_S
 
     assert ring.find(secret) == key
-    assert ring.problem == ""

@@ -46,7 +46,9 @@ async def _gateway(config: Config, home: Home) -> None:
 
     replicas = Replicas(_KnownReplicas(config, home), SPECS.__getitem__, client, on_change)
     static_keys = [key.get_secret_value() for key in config.gateway.api_keys]
-    keys = KeyRing(home.keys, static_keys, time.monotonic)
+    keys = KeyRing(
+        home.keys, static_keys, time.monotonic, lambda error: log.error(error.message, hint=error.hint)
+    )
     attempts = Attempts(config.gateway, replicas, client, time.monotonic)
 
     request_log = RequestLog(log, config.log.format, asyncio.get_running_loop().call_later)

@@ -134,13 +134,19 @@ class KeyRing:
         path: `Home.keys`; looked at again when it has changed.
         static_secrets: further secrets, with ids `env-1`, `env-2`... and the default tenant.
         clock: monotonic seconds.
+        on_problem: told when the file is found damaged later; the keys then stay as they were.
 
     Raises:
-        PenstockError: the file is damaged. Damaged later, it leaves the keys as they were, and says so in
-            `problem`.
+        PenstockError: the file is damaged.
     """
 
-    def __init__(self, path: Path, static_secrets: Iterable[str], clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        static_secrets: Iterable[str],
+        clock: Callable[[], float],
+        on_problem: Callable[[PenstockError], None],
+    ) -> None:
         self._path = path
         self._clock = clock
         self._static = {
@@ -150,7 +156,7 @@ class KeyRing:
         self._stamp = self._stamp_now()
         self._keys = self._read()
         self._looked_s = clock()
-        self.problem = ""
+        self._on_problem = on_problem
 
     def find(self, secret: str) -> Key | None:
         """The valid key of `secret`, else None.
@@ -172,9 +178,9 @@ class KeyRing:
             return
         self._stamp = stamp
         try:
-            self._keys, self.problem = self._read(), ""
+            self._keys = self._read()
         except PenstockError as error:
-            self.problem = error.message
+            self._on_problem(error)
 
     def _read(self) -> dict[str, Key]:
         stored = {key.sha256: key for key in _read(self._path) if key.revoked_at is None}
