@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 import socket
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import psutil
 import pytest
 
+from penstock.core.config import Address
+from penstock.engines.client import EngineClient
+from penstock.supervisor.parts import readiness
 from tests.e2e.conftest import DEMO
-from tests.e2e.processes import Gateway, penstock_up, wait_until
+from tests.e2e.processes import Gateway, free_port, gateway, penstock_up, wait_until
 from tests.e2e.test_streams import open_stream, read_until
 
 LONG = "Count from one to one hundred."
@@ -85,6 +90,22 @@ def test_killing_the_supervisor_itself_leaves_no_child(folder: Path) -> None:
     with penstock_up(folder) as again:
         again.headers = server.headers
         assert again.ask("Hello", DEMO, max_tokens=4).status == 200
+
+
+def test_the_supervisor_learns_from_the_gateway_why_a_model_is_not_ready(folder: Path) -> None:
+    nobody = free_port()
+    model = f'[[models]]\nname = "m"\nengine = "remote"\nsource = "http://127.0.0.1:{nobody}"\n'
+
+    async def ask(server: Gateway) -> str:
+        with closing(EngineClient()) as client:
+            return await readiness(client, Address("127.0.0.1", server.port))
+
+    with gateway(folder, model) as server:
+        reason = wait_until(
+            lambda: said if "refused" in (said := asyncio.run(ask(server))).lower() else "", "the first probe"
+        )
+
+    assert reason.startswith("m: m-0 is starting: ")
 
 
 def test_a_dotenv_with_the_usual_names_works(folder: Path) -> None:

@@ -116,7 +116,7 @@ class GatewayProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._responder = Responder(self, cycle)
+        self._responder = Responder(cycle, self.linger)
         cycle.scope[RESPONDER] = self._responder  # type: ignore[literal-required]  # our own key
         super()._start_asgi_task(cycle, app)
 

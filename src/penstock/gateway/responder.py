@@ -13,20 +13,22 @@ from penstock.gateway.responses import Headers, status_line
 
 if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
-
-    from penstock.gateway.protocol import GatewayProtocol
-
 # The key of the responder in the ASGI scope.
 RESPONDER = "penstock.responder"
 
 
 class Responder:
-    """Writes one response: whole by `respond`, or by `start`, `write` and `end`."""
+    """Writes one response: whole by `respond`, or by `start`, `write` and `end`.
+
+    Args:
+        cycle: uvicorn's account of the request.
+        linger: ends a connection on which the rest of a request may still come.
+    """
 
     __slots__ = (
         "_chunked",
         "_cycle",
-        "_protocol",
+        "_linger",
         "_transport",
         "bytes_written",
         "ended",
@@ -37,10 +39,10 @@ class Responder:
         "write_paused",
     )
 
-    def __init__(self, protocol: GatewayProtocol, cycle: RequestResponseCycle) -> None:
-        self._protocol = protocol
+    def __init__(self, cycle: RequestResponseCycle, linger: Callable[[], None]) -> None:
         self._cycle = cycle
-        self._transport = protocol.transport
+        self._linger = linger
+        self._transport = cycle.transport
         self._chunked = True
         self.bytes_written = 0
         self.started = False
@@ -127,7 +129,7 @@ class Responder:
         self.ended = cycle.response_complete = True
         cycle.message_event.set()
         if cycle.more_body:
-            self._protocol.linger()
+            self._linger()
         elif not cycle.keep_alive:
             self._transport.close()
         cycle.on_response()

@@ -165,12 +165,9 @@ async def readiness(client: EngineClient, listen: Address) -> str:
 
 
 def _reason(body: bytes) -> str:
-    """The sentence in the answer of `/ready`: its `reason`, or the `message` of its `error`."""
+    """What the answer of `/ready` names: each model that is not ready, and why."""
     try:
-        said = json.loads(body)
-    except ValueError:
-        return "the gateway does not say why"
-    error = said.get("error") if isinstance(said, dict) else None
-    message = error.get("message") if isinstance(error, dict) else None
-    reason = said.get("reason") if isinstance(said, dict) else None
-    return str(reason or message or "the gateway does not say why")
+        reasons = json.loads(body)["reasons"].items()
+    except (ValueError, LookupError, AttributeError, TypeError):
+        reasons = ()
+    return "; ".join(f"{name}: {reason}" for name, reason in reasons) or "the gateway does not say why"
