@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -246,7 +246,14 @@ def stop(process: subprocess.Popen[str]) -> None:
         process.stdout.close()
 
 
-def remote(name: str, *engines: Server, extra: str = "") -> str:
+class Engine(Protocol):
+    """Anything with an address."""
+
+    @property
+    def url(self) -> str: ...
+
+
+def remote(name: str, *engines: Engine, extra: str = "") -> str:
     """The configuration of a model that these engines serve."""
     sources = ", ".join(f'"{engine.url}"' for engine in engines)
     return f'[[models]]\nname = "{name}"\nengine = "remote"\nsource = [{sources}]\n{extra}\n'

@@ -102,7 +102,7 @@ def test_the_supervisor_learns_from_the_gateway_why_a_model_is_not_ready(folder:
 
     with gateway(folder, model) as server:
         reason = wait_until(
-            lambda: said if "refused" in (said := asyncio.run(ask(server))).lower() else "", "the first probe"
+            lambda: said if "nothing answers" in (said := asyncio.run(ask(server))) else "", "the first probe"
         )
 
     assert reason.startswith("m: m-0 is starting: ")

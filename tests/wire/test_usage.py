@@ -88,8 +88,8 @@ def test_a_role_or_an_ending_is_no_token(choice: dict[str, Any]) -> None:
     assert not notice({"choices": [choice]}).has_token
 
 
-def test_an_event_of_an_api_unknown_here_counts_as_a_token() -> None:
-    assert notice({"type": "response.created"}).has_token
+def test_an_event_of_another_api_tells_of_no_token() -> None:
+    assert not notice({"type": "response.created"}).has_token
     assert not notice({"choices": []}).has_token
 
 

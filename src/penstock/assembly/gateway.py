@@ -42,9 +42,19 @@ async def _gateway(config: Config, home: Home) -> None:
     client = EngineClient()
 
     def on_change(before: Replica, after: Replica) -> None:
-        log.info("replica", replica=after.name, before=before.state, after=after.state, cause=after.cause)
+        log.info(
+            "replica",
+            replica=after.name,
+            before=before.state,
+            after=after.state,
+            cause=after.cause,
+            evidence=after.evidence,
+        )
 
-    replicas = Replicas(_KnownReplicas(config, home), SPECS.__getitem__, client, on_change)
+    def on_bug(where: str, error: BaseException) -> None:
+        log.error("bug", where=where, exc_info=error)
+
+    replicas = Replicas(_KnownReplicas(config, home), SPECS.__getitem__, client, on_change, on_bug)
     static_keys = [key.get_secret_value() for key in config.gateway.api_keys]
     keys = KeyRing(
         home.keys, static_keys, time.monotonic, lambda error: log.error(error.message, hint=error.hint)
@@ -56,9 +66,6 @@ async def _gateway(config: Config, home: Home) -> None:
     def finish(record: RequestRecord) -> None:
         metrics.observe(record)
         request_log(record)
-
-    def on_bug(request_id: str, error: BaseException) -> None:
-        log.error("bug", request_id=request_id, exc_info=error)
 
     inference = Inference(config.gateway, models, keys, attempts, time.monotonic, finish, on_bug)
     metrics = Metrics(lambda: replicas.fleet, lambda: inference.in_progress)
@@ -92,13 +99,13 @@ class _KnownReplicas:
             if model.engine == "remote"
             for number, url in enumerate(model.sources)
         ]
-        self._changed_ns = -1
-        self._known: list[Replica] = []
+        self._changed_ns = 0
+        self._known: list[Replica] = self._remote
 
     def __call__(self) -> list[Replica]:
-        """All of them; the registry is read again only when it has changed."""
+        """All of them; the registry is read again only when it has changed, and can be."""
         changed_ns = self._registry.changed_ns()
-        if changed_ns != self._changed_ns:
+        if changed_ns not in (0, self._changed_ns):
             self._changed_ns = changed_ns
             registered = [
                 replica_of(entry.name, entry.model, entry.engine, entry.url, entry.api_key)

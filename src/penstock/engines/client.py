@@ -16,6 +16,8 @@ from penstock.engines.exchange import ConnectionLostError, Exchange, Headers, Ph
 CONNECTIONS_PER_ENGINE_MAX = 2048
 # Connections kept for the next request; more than this idle at once means that the load has gone.
 IDLE_PER_ENGINE_MAX = 256
+# A connection that was closed before the request came is known to be within a round trip.
+STALE_WITHIN_S = 1.0
 # Probes and canaries read small answers only.
 FETCH_BYTES_MAX = 4 * 1024 * 1024
 
@@ -83,13 +85,14 @@ class EngineClient:
         if pool is None:
             pool = self._pools[address] = _Pool(address, self._connections_max, self._idle_max)
         request = _serialize(address, method, target, headers, body)
+        begun_s = time.monotonic()
         connection = pool.idle_connection()
         if connection is not None:
             try:
                 return await _exchange(connection, request, timeouts)
             except _StaleConnectionError:
-                pass
-        begun_s = time.monotonic()
+                if time.monotonic() - begun_s > STALE_WITHIN_S:  # it had the request for a while
+                    raise
         connection = await pool.connect(timeouts)
         left_s = max(0.0, timeouts.total_s - (time.monotonic() - begun_s))
         return await _exchange(connection, request, replace(timeouts, total_s=left_s))
@@ -185,8 +188,10 @@ class _Pool:
                 )
         except TimeoutError:
             raise too_late from None
-        except OSError as error:
-            raise ConnectRefusedError(f"{self.address}: {error.strerror or error}") from None
+        except (OSError, UnicodeError) as error:  # UnicodeError: a host that can't be a name
+            raise ConnectRefusedError(
+                f"{self.address}: {getattr(error, 'strerror', None) or error}"
+            ) from None
 
     def close(self) -> None:
         self.closed = True

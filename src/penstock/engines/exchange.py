@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Protocol
 
-from penstock.core.errors import DeadlineError, EngineError, Phase
+from penstock.core.errors import DeadlineError, EngineError, Fault, Phase
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -47,6 +48,13 @@ class MalformedResponseError(EngineError):
     """The engine answered with something that is not HTTP/1.1."""
 
     code = "engine_malformed_response"
+
+
+class SlowClientError(DeadlineError):
+    """The time was spent waiting for the client."""
+
+    status = HTTPStatus.REQUEST_TIMEOUT
+    fault = Fault.CLIENT
 
 
 class Channel(Protocol):
@@ -177,6 +185,10 @@ class Exchange:
         if not self.complete:
             self.fail(ConnectionLostError("cancelled by the gateway", code="cancelled"))
 
+    def expect_first_token(self) -> None:
+        """What has come so far was no token: the limit on the first one goes on, not the one on stalls."""
+        self.body_begun = False
+
     # -- the connection's side ----------------------------------------------------------------------
 
     def on_head(self, status: int, headers: Headers) -> None:
@@ -236,6 +248,9 @@ class Exchange:
         due_s, phase = self._due()
         if now_s < due_s:
             self._timer = self._loop.call_at(due_s, self._check_time)
+            return
+        if self._paused:
+            self.fail(SlowClientError("the client took too long to read its answer", phase=phase))
             return
         waited_s = now_s - (self._last_byte_s if phase is Phase.STALL else self._started_s)
         self.fail(

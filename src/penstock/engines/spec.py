@@ -38,7 +38,7 @@ class EngineSpec:
         check: complains about the model's `source` or `engine_args` before anything is started; one sentence
             for each problem, none when all is well.
         health_path: answers 200 once the engine has loaded its model.
-        canary: whether a replica is asked for one token before it counts as ready; not where tokens cost money.
+        canary: whether a replica is asked for one token before it counts as ready; not where that makes no sense.
     """
 
     kind: str

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI, Response
 
 from penstock import __version__
+from penstock.gateway.api import answer_errors
 from penstock.gateway.replicas import Replicas
 
 EXPOSITION_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -16,6 +17,7 @@ EXPOSITION_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 def build_admin(replicas: Replicas, exposition: Callable[[], bytes]) -> FastAPI:
     """The application; `exposition` makes the text for Prometheus."""
     admin = FastAPI(title="Penstock admin", version=__version__, docs_url=None, redoc_url=None)
+    answer_errors(admin)
 
     async def metrics() -> Response:
         return Response(exposition(), media_type=EXPOSITION_TYPE)
@@ -30,6 +32,7 @@ def build_admin(replicas: Replicas, exposition: Callable[[], bytes]) -> FastAPI:
                     "address": str(replica.address),
                     "state": replica.state,
                     "cause": replica.cause,
+                    "evidence": replica.evidence,
                     "in_flight": replicas.in_flight.get(replica.name, 0),
                 }
                 for replica in replicas.fleet.replicas

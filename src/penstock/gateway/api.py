@@ -79,12 +79,18 @@ def build_api(models: Models, replicas: Replicas, keys: KeyRing, draining: Calla
         draining: whether the gateway is stopping.
     """
     api: FastAPI = FastAPIOffline(title="Penstock", version=__version__, redoc_url=None)
-    api.add_exception_handler(PenstockError, _on_error)
-    api.add_exception_handler(HTTPException, _on_http_exception)
+    answer_errors(api)
     _add_health(api, models, replicas, draining)
     _add_models(api, models, keys)
     _add_inference_docs(api)
     return api
+
+
+def answer_errors(app: FastAPI) -> None:
+    """Makes the application's errors responses of our shape, and no redirect of a mistyped path."""
+    app.router.redirect_slashes = False
+    app.add_exception_handler(PenstockError, _on_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
 
 
 def _add_health(api: FastAPI, models: Models, replicas: Replicas, draining: Callable[[], bool]) -> None:
@@ -103,8 +109,9 @@ def _add_health(api: FastAPI, models: Models, replicas: Replicas, draining: Call
             response.headers["retry-after"] = NOT_READY_RETRY_AFTER_S
         return {"ready": not reasons, "reasons": reasons}
 
-    api.get("/health", tags=["health"])(health)
-    api.get("/healthz", tags=["health"])(health)
+    for path in ("/health", "/healthz"):
+        api.get(path, tags=["health"])(health)
+        api.head(path, include_in_schema=False)(health)
     api.get("/ready", tags=["health"], responses={503: {"description": "Not ready"}})(ready)
 
 
@@ -176,7 +183,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
         problem = ClientError(
             f"{where}: there is no such route", code="unknown_route", status=error.status_code
         )
-    problem.hint = "GET /docs shows all routes"
+    problem.hint = "GET /docs of the public listener shows all routes"
     response = await _on_error(request, problem)
     response.headers.update(error.headers or {})
     return response

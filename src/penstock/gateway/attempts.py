@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from http import HTTPStatus
 
 from penstock.core.config import GatewayConfig, ModelConfig
 from penstock.core.errors import (
@@ -137,20 +138,25 @@ class Attempts:
             delay_s = self._retry_delay_s(call, attempt, Failure.STATUS)
             if delay_s is not None:
                 return delay_s
+        if exchange.status == HTTPStatus.UNAUTHORIZED:  # the key is the gateway's, not the client's
+            raise PenstockError(
+                f"{attempt.replica} refused the gateway's key",
+                code="engine_refused_key",
+                hint="whoever runs this gateway: check models.N.api_key",
+                status=502,
+            )
         record = call.record
         record.status = exchange.status
         relay = self._relay_for(call, exchange)
         try:
             await relay.run()
-        except EngineError as error:
+        except PenstockError as error:
             if not relay.committed:
                 raise
             attempt.failure = error.code
             record.outcome, record.fault, record.error_code = Outcome.INTERRUPTED, error.fault, error.code
-            _count_delivered(record)
             relay.fail(error)
             return None
-        _count_delivered(record)
         record.outcome = Outcome.COMPLETE
         return None
 
@@ -212,10 +218,3 @@ def _failure_of(error: EngineError) -> Failure:
     if isinstance(error, ConnectRefusedError):
         return Failure.REFUSED
     return Failure.MALFORMED if isinstance(error, MalformedResponseError) else Failure.LOST
-
-
-def _count_delivered(record: RequestRecord) -> None:
-    """Tokens by the events that were delivered, where the engine did not tell."""
-    if record.usage.source == "none" and record.events:
-        record.usage.completion_tokens = record.events
-        record.usage.source = "events"

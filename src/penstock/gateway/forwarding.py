@@ -40,6 +40,7 @@ _NOT_TO_CLIENT = _HOP_BY_HOP | {
     b"date",
     b"server",
     b"set-cookie",
+    b"x-penstock-fault",
     b"x-request-id",
 }
 

@@ -23,7 +23,7 @@ from penstock.gateway.forwarding import content_type
 from penstock.gateway.models import Models
 from penstock.gateway.request_id import HEADER, request_id_of
 from penstock.gateway.responder import RESPONDER, Responder
-from penstock.gateway.responses import error_body, error_event, error_headers
+from penstock.gateway.responses import error_body, error_headers
 from penstock.store.keys import KeyRing
 from penstock.wire import generate
 from penstock.wire.openai import CHAT, read_request, with_model
@@ -34,11 +34,13 @@ DRAINING_RETRY_AFTER_S = 2
 _ROUTE = re.compile(r"/v1(/[A-Za-z0-9_-]{1,64}){1,4}")
 # These change the engine for everybody; vLLM has them beside the inference routes.
 _ENGINE_ADMIN_ROUTES = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
+# The gateway answers this one itself.
+_OWN_ROUTES = frozenset({"/v1/models"})
 
 
 def is_inference(method: str, path: str) -> bool:
     """Whether a request goes to an engine."""
-    if method != "POST" or path in _ENGINE_ADMIN_ROUTES:
+    if method != "POST" or path in _ENGINE_ADMIN_ROUTES or path in _OWN_ROUTES:
         return False
     return path == GENERATE or _ROUTE.fullmatch(path) is not None
 
@@ -120,6 +122,7 @@ class Inference:
             self._tasks.discard(task)
             responder.on_disconnect = responder.on_write_pause = None
             record.ended_s = self._clock()
+            _count_delivered(record)
             record.response_bytes = responder.bytes_written
             self._finish(record)
 
@@ -172,14 +175,21 @@ class Inference:
 
 def _refuse(responder: Responder, record: RequestRecord, error: PenstockError) -> None:
     record.fault, record.error_code = error.fault, error.code
-    if responder.started:  # a stream that has brought no more than comments
+    if responder.started:
         record.outcome = Outcome.INTERRUPTED
-        responder.write(error_event(error))
-        responder.end(close=True)
+        responder.fail(error)
         return
     record.outcome, record.status = Outcome.REJECTED, error.status
     headers = [*error_headers(error), (HEADER, record.request_id.encode())]
     responder.respond(error.status, headers, error_body(error))
+
+
+def _count_delivered(record: RequestRecord) -> None:
+    """Tokens by the events that were delivered, where the engine did not tell, or not to the end."""
+    usage = record.usage
+    untold = record.outcome is not Outcome.COMPLETE or usage.source == "none"
+    if untold and record.events > (usage.completion_tokens or 0):
+        usage.completion_tokens, usage.source = record.events, "events"
 
 
 def _require_json(scope: HTTPScope) -> None:

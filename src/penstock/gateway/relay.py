@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from penstock.core.errors import EngineError, PenstockError
+from penstock.core.errors import ClientError, EngineError, PenstockError
 from penstock.core.record import RequestRecord
 from penstock.engines.exchange import Exchange
 from penstock.gateway.responder import Responder
 from penstock.gateway.responses import Headers, error_event
 from penstock.wire import sse
-from penstock.wire.usage import NOTABLE, Notice, TokenCounts, read_notice
+from penstock.wire.usage import NOTABLE, NOTABLE_WORDS, Notice, TokenCounts, read_notice
 
 # Answers up to this size are held until they are whole. A chat answer is a few kilobytes.
 HELD_BYTES_MAX = 1024 * 1024
@@ -81,8 +81,7 @@ class PlainRelay:
         Raises:
             EngineError: the engine failed amid it.
         """
-        self._responder.on_write_pause = lambda paused: _hold(self._exchange, paused)
-        self._exchange.receive(self._on_data)
+        _attach(self._exchange, self._responder, self._on_data, self.fail)
         await self._exchange.end()
         if self.committed:
             self._responder.end()
@@ -153,6 +152,7 @@ class StreamRelay:
         self._loop = asyncio.get_running_loop()
         self._written_s = clock()
         self._done = False
+        self._complaint: PenstockError | None = None
         self.committed = False
 
     async def run(self) -> None:
@@ -162,15 +162,17 @@ class StreamRelay:
             EngineError: the engine failed, before or amid the first event; see `committed`.
         """
         self._timer = self._loop.call_later(self._comment_every_s, self._comment)
-        self._responder.on_write_pause = lambda paused: _hold(self._exchange, paused)
         try:
-            self._exchange.receive(self._on_data)
+            _attach(self._exchange, self._responder, self._on_data, self.fail)
             await self._exchange.end()
         except EngineError:
-            if not self._done:  # after its end mark, how an engine hangs up is its own affair
+            # after its end mark, how an engine hangs up is its own affair
+            if not self._done and self._complaint is None:
                 raise
         finally:
             self._timer.cancel()
+        if self._complaint is not None:
+            raise self._complaint
         if self._framer.rest or (self._needs_done and not self._done):
             raise StreamCutError("the engine ended its stream without [DONE]")
         self._start()
@@ -218,29 +220,38 @@ class StreamRelay:
                 self._done = True
             elif data:
                 notice = read_notice(data)
-                if complaint := self._complaint(notice):
-                    self._exchange.fail(EngineAbortedError(complaint))
+                self._complaint = self._complaint_in(notice)
+                if self._complaint is not None:
+                    self._exchange.cancel()
                     break
-                self._learn(notice)
+                has_token = notice.has_token or (notice.choices is None and not self._needs_done)
+                self._learn(notice, has_token=has_token)
                 if self._hides_usage and notice.only_usage:
                     continue
-                token_count += notice.has_token
+                token_count += has_token
             kept.append(event if self._rewrite is None else self._rewrite(event))
         return b"".join(kept), token_count
 
-    def _complaint(self, notice: Notice) -> str:
-        """What the engine says of its failure; empty where it has not failed."""
+    def _complaint_in(self, notice: Notice) -> PenstockError | None:
+        """What the engine says of its failure; None where it has not failed."""
         if notice.aborted:
-            return "the engine aborted the request"
-        if self._needs_done and notice.error is not None:
-            return f"the engine failed: {notice.error.message[:COMPLAINT_CHARS_MAX]}"
-        return ""
+            return EngineAbortedError("the engine aborted the request")
+        complaint = notice.complaint if self._needs_done else None
+        if complaint is None:
+            return None
+        text = complaint.message[:COMPLAINT_CHARS_MAX]
+        if 400 <= complaint.status < 500:
+            return ClientError(text, code=f"engine_status_{complaint.status}", status=complaint.status)
+        return EngineAbortedError(f"the engine failed: {text}")
 
-    def _learn(self, notice: Notice) -> None:
+    def _learn(self, notice: Notice, *, has_token: bool) -> None:
         if notice.usage is not None:
             _note_usage(self._record, notice.usage)
-        if self._record.first_token_s is None and notice.has_token:
-            self._record.first_token_s = self._clock()
+        if self._record.first_token_s is None:
+            if has_token:
+                self._record.first_token_s = self._clock()
+            else:
+                self._exchange.expect_first_token()
 
     def _start(self) -> None:
         if not self._responder.started:
@@ -260,9 +271,7 @@ class StreamRelay:
 def _maybe_notable(events: bytes, count: int) -> bool:
     if count == 1 and b'"finish_reason":null' in events:  # an ordinary event: the answer goes on
         return False
-    if b'"usage"' in events or b"[DONE]" in events or b'"abort"' in events or b'"error"' in events:
-        return NOTABLE.search(events) is not None
-    return False
+    return any(word in events for word in NOTABLE_WORDS) and NOTABLE.search(events) is not None
 
 
 def _note_usage(record: RequestRecord, usage: TokenCounts | None) -> None:
@@ -272,8 +281,22 @@ def _note_usage(record: RequestRecord, usage: TokenCounts | None) -> None:
         record.usage.source = "engine"
 
 
-def _hold(exchange: Exchange, paused: bool) -> None:
-    if paused:
+def _attach(
+    exchange: Exchange,
+    responder: Responder,
+    on_data: Callable[[bytes], None],
+    on_failure: Callable[[PenstockError], None],
+) -> None:
+    """Lets the engine's bytes flow, no faster than the client takes them."""
+
+    def hold(paused: bool) -> None:
+        if paused:
+            exchange.pause()
+        else:
+            exchange.resume()
+
+    responder.on_write_pause = hold
+    responder.on_failure = on_failure
+    exchange.receive(on_data)
+    if responder.write_paused:
         exchange.pause()
-    else:
-        exchange.resume()

@@ -14,8 +14,8 @@ from contextlib import suppress
 import msgspec
 
 from penstock.core.config import Address
-from penstock.core.errors import DeadlineError, EngineError, OverloadError
-from penstock.engines.client import ConnectRefusedError, EngineClient
+from penstock.core.errors import EngineError, OverloadError
+from penstock.engines.client import ConnectRefusedError, EngineClient, Reply
 from penstock.engines.spec import EngineSpec
 from penstock.policy.fleet import Event, Fleet, Replica, State
 
@@ -23,8 +23,16 @@ LOOK_EVERY_S = 0.1
 ASK_UNREADY_EVERY_S = 0.1
 ASK_READY_EVERY_S = 2.0
 HEALTH_TIMEOUT_S = 2.0
+# How much of an engine's own words is kept as evidence.
+EVIDENCE_CHARS_MAX = 200
 # The first token may wait for kernels to be compiled.
 CANARY_TIMEOUT_S = 120.0
+
+# How engines say that they make no text: embeddings, for one.
+_NO_COMPLETIONS = frozenset({400, 404, 405, 501})
+
+# An event, its cause for anybody, and its evidence for whoever runs the replica.
+Seen = tuple[Event, str, str]
 
 
 class Replicas:
@@ -34,6 +42,7 @@ class Replicas:
         known: all replicas that shall be there now; called again and again, gives the same object until that changes.
         specs: engine kinds by name.
         on_change: told of each replica whose state has changed, before and after.
+        on_bug: takes an exception that nobody expected, with where it happened; the watch goes on.
     """
 
     def __init__(
@@ -42,6 +51,7 @@ class Replicas:
         specs: Callable[[str], EngineSpec],
         client: EngineClient,
         on_change: Callable[[Replica, Replica], None],
+        on_bug: Callable[[str, BaseException], None],
     ) -> None:
         self.fleet = Fleet()
         self.in_flight: dict[str, int] = {}
@@ -49,6 +59,7 @@ class Replicas:
         self._specs = specs
         self._client = client
         self._on_change = on_change
+        self._on_bug = on_bug
         self._reconciled: Sequence[Replica] | None = None
         self._watches: dict[str, asyncio.Task[None]] = {}
         self._hurry: dict[str, asyncio.Event] = {}
@@ -57,7 +68,10 @@ class Replicas:
         """Watches until cancelled."""
         try:
             while True:
-                self._reconcile()
+                try:
+                    self._reconcile()
+                except Exception as error:
+                    self._on_bug("replicas", error)
                 await asyncio.sleep(LOOK_EVERY_S)
         finally:
             for task in self._watches.values():
@@ -73,9 +87,9 @@ class Replicas:
         if not self.in_flight[name]:
             del self.in_flight[name]
 
-    def refused(self, name: str, cause: str) -> None:
+    def refused(self, name: str, evidence: str) -> None:
         """An attempt found that nothing listens at this replica's address."""
-        if self._see(name, Event.REFUSED, cause) is State.STARTING:
+        if self._see(name, Event.REFUSED, "nothing answers there", evidence) is State.STARTING:
             self._hurry[name].set()
 
     def _reconcile(self) -> None:
@@ -104,27 +118,37 @@ class Replicas:
         del self._hurry[replica.name]
         self._client.forget(replica.address)
 
-    def _see(self, name: str, event: Event, cause: str) -> State:
+    def _see(self, name: str, event: Event, cause: str, evidence: str = "") -> State:
         before = self.fleet.get(name)
         if before is None:
             return State.STOPPED
-        after = before.after(event, cause, asyncio.get_running_loop().time())
+        after = before.after(event, cause, asyncio.get_running_loop().time(), evidence)
         self.fleet = self.fleet.with_replica(after)
         if after.state is not before.state:
             self._on_change(before, after)
         return after.state
 
     async def _watch(self, replica: Replica) -> None:
-        spec = self._specs(replica.engine)
+        pause_s = 0.0
         while True:
-            event, cause = await self._health(replica, spec)
-            state = self._see(replica.name, event, cause)
-            if state is State.WARMING:
-                event, cause = await self._canary(replica) if spec.canary else (Event.WARMED, "answers")
-                state = self._see(replica.name, event, cause)
-            await self._pause(
-                replica.name, ASK_READY_EVERY_S if state is State.READY else ASK_UNREADY_EVERY_S
-            )
+            try:
+                pause_s = await self._look(replica)
+            except Exception as error:
+                self._on_bug(replica.name, error)
+                pause_s = ASK_READY_EVERY_S
+            await self._pause(replica.name, pause_s)
+
+    async def _look(self, replica: Replica) -> float:
+        """Asks the replica how it is; returns in how many seconds to ask again."""
+        spec = self._specs(replica.engine)
+        seen = await self._health(replica, spec)
+        state = self._see(replica.name, *seen)
+        if state is State.WARMING:
+            seen = await self._canary(replica) if spec.canary else (Event.WARMED, "answers", "")
+            state = self._see(replica.name, *seen)
+        if state is State.READY or seen[0] is Event.CANARY_FAILED:
+            return ASK_READY_EVERY_S
+        return ASK_UNREADY_EVERY_S
 
     async def _pause(self, name: str, seconds: float) -> None:
         hurry = self._hurry[name]
@@ -133,7 +157,7 @@ class Replicas:
             async with asyncio.timeout(seconds):
                 await hurry.wait()
 
-    async def _health(self, replica: Replica, spec: EngineSpec) -> tuple[Event, str]:
+    async def _health(self, replica: Replica, spec: EngineSpec) -> Seen:
         try:
             reply = await self._client.fetch(
                 replica.address,
@@ -143,14 +167,14 @@ class Replicas:
                 timeout_s=HEALTH_TIMEOUT_S,
             )
         except ConnectRefusedError as error:
-            return Event.REFUSED, error.message
+            return Event.REFUSED, "nothing answers there", error.message
         except (EngineError, OverloadError) as error:  # slow or cut: no proof of anything
-            return Event.SLOW, error.message
+            return Event.SLOW, "its health check came to no end", error.message
         if reply.status == 200:
-            return Event.HEALTHY, f"{spec.health_path} says 200"
-        return Event.UNREADY, f"{spec.health_path} says {reply.status}"
+            return Event.HEALTHY, f"{spec.health_path} says 200", ""
+        return Event.UNREADY, f"{spec.health_path} says {reply.status}", _text(reply)
 
-    async def _canary(self, replica: Replica) -> tuple[Event, str]:
+    async def _canary(self, replica: Replica) -> Seen:
         body = msgspec.json.encode({"model": replica.model, "prompt": "Hello", "max_tokens": 1})
         headers = [(b"content-type", b"application/json"), *_key_header(replica)]
         try:
@@ -163,20 +187,23 @@ class Replicas:
                 timeout_s=CANARY_TIMEOUT_S,
             )
         except ConnectRefusedError as error:
-            return Event.REFUSED, error.message
-        except (EngineError, DeadlineError, OverloadError) as error:
-            return Event.CANARY_FAILED, error.message
+            return Event.REFUSED, "nothing answers there", error.message
+        except (EngineError, OverloadError) as error:
+            return Event.CANARY_FAILED, "its canary came to no end", error.message
         if reply.status == 200:
-            return Event.WARMED, "a token came"
-        return (
-            Event.CANARY_FAILED,
-            f"the canary got {reply.status}: {reply.body[:200].decode(errors='replace')}",
-        )
+            return Event.WARMED, "a token came", ""
+        if reply.status in _NO_COMPLETIONS:
+            return Event.WARMED, "answers, but completes no prompts", _text(reply)
+        return Event.CANARY_FAILED, f"its canary got {reply.status}", _text(reply)
 
 
 def replica_of(name: str, model: str, engine: str, url: str, api_key: str) -> Replica:
     """A replica that nothing is known of yet; `url` is `http://host:port`."""
     return Replica(name, model, engine, Address.parse(url.removeprefix("http://").rstrip("/")), api_key)
+
+
+def _text(reply: Reply) -> str:
+    return reply.body.decode(errors="replace")[:EVIDENCE_CHARS_MAX]
 
 
 def _key_header(replica: Replica) -> list[tuple[bytes, bytes]]:

@@ -13,6 +13,9 @@ from penstock.gateway.responses import Headers, status_line
 
 if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+    from penstock.core.errors import PenstockError
+
 # The key of the responder in the ASGI scope.
 RESPONDER = "penstock.responder"
 
@@ -22,35 +25,35 @@ class Responder:
 
     Args:
         cycle: uvicorn's account of the request.
-        linger: ends a connection on which the rest of a request may still come.
+        write_paused: the client has yet to take what was written before.
     """
 
     __slots__ = (
         "_chunked",
         "_cycle",
-        "_linger",
         "_transport",
         "bytes_written",
         "ended",
         "gone",
         "on_disconnect",
+        "on_failure",
         "on_write_pause",
         "started",
         "write_paused",
     )
 
-    def __init__(self, cycle: RequestResponseCycle, linger: Callable[[], None]) -> None:
+    def __init__(self, cycle: RequestResponseCycle, *, write_paused: bool) -> None:
         self._cycle = cycle
-        self._linger = linger
         self._transport = cycle.transport
         self._chunked = True
         self.bytes_written = 0
         self.started = False
         self.ended = False
         self.gone = False
-        self.write_paused = False
+        self.write_paused = write_paused
         self.on_disconnect: Callable[[], object] | None = None
         self.on_write_pause: Callable[[bool], None] | None = None
+        self.on_failure: Callable[[PenstockError], None] | None = None
 
     def body_if_complete(self) -> bytes | None:
         """The request's body, where all of it came with the head."""
@@ -93,15 +96,22 @@ class Responder:
     def break_off(self) -> None:
         """Closes the connection without ending the response: the client must see that it is not whole."""
         if not self.gone:
-            self.ended = True
+            self.ended = self._cycle.disconnected = True
             self._transport.close()
+
+    def fail(self, error: PenstockError) -> None:
+        """Lets the client see that a response that has begun is not whole, as befits what was begun."""
+        if self.on_failure is not None:
+            self.on_failure(error)
+        else:
+            self.break_off()
 
     # -- the protocol's side --------------------------------------------------------------------------
 
     def disconnected(self) -> None:
         """The client has gone."""
         if not self.gone:
-            self.gone = True
+            self.gone = self._cycle.disconnected = True
             if self.on_disconnect is not None and not self.ended:
                 self.on_disconnect()
 
@@ -128,8 +138,6 @@ class Responder:
         cycle = self._cycle
         self.ended = cycle.response_complete = True
         cycle.message_event.set()
-        if cycle.more_body:
-            self._linger()
-        elif not cycle.keep_alive:
+        if not cycle.keep_alive and not cycle.more_body:  # else the protocol waits for the rest to come
             self._transport.close()
         cycle.on_response()

@@ -31,16 +31,14 @@ class Front:
 
     def __init__(self, inference: Inference, api: Any) -> None:
         self._inference = inference
-        self._api = api
+        self._api = _WithRequestId(api)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """One request."""
-        if scope["type"] != "http":
-            await self._api(scope, receive, send)
-        elif is_inference(scope["method"], scope["path"]):
+        if scope["type"] == "http" and is_inference(scope["method"], scope["path"]):
             await self._inference(scope, receive, send)
         else:
-            await self._api(scope, receive, _with_request_id(scope, send))
+            await self._api(scope, receive, send)
 
 
 class GatewayServer:
@@ -51,7 +49,10 @@ class GatewayServer:
         self._config = config
         self._inference = inference
         self._stop = asyncio.Event()
-        self._apps = ((public, config.listen, "gateway.listen"), (admin, config.admin, "gateway.admin"))
+        self._apps = (
+            (public, config.listen, "gateway.listen"),
+            (_WithRequestId(admin), config.admin, "gateway.admin"),
+        )
 
     async def run(self) -> None:
         """Serves.
@@ -140,12 +141,17 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _with_request_id(scope: Any, send: Any) -> Any:
-    request_id = request_id_of(scope["headers"]).encode()
+class _WithRequestId:
+    """An application whose every response carries `x-request-id`."""
 
-    async def send_with_id(message: Any) -> None:
-        if message["type"] == "http.response.start":
-            message["headers"] = [*message.get("headers", ()), (HEADER, request_id)]
-        await send(message)
+    def __init__(self, app: Any) -> None:
+        self._app = app
 
-    return send_with_id
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def send_with_id(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                request_id = request_id_of(scope["headers"]).encode()
+                message["headers"] = [*message.get("headers", ()), (HEADER, request_id)]
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)

@@ -58,7 +58,8 @@ class Replica:
     """One running engine with one address, and what is known of it.
 
     Args:
-        cause: the evidence for its state, one short phrase.
+        cause: why it is in its state, one short phrase that may be told to anybody.
+        evidence: what was seen, in full, for whoever runs it.
         since_s: when it came into its state, on the monotonic clock.
     """
 
@@ -69,14 +70,15 @@ class Replica:
     api_key: str = field(repr=False)
     state: State = State.STARTING
     cause: str = "not asked yet"
+    evidence: str = ""
     since_s: float = 0.0
 
-    def after(self, event: Event, cause: str, now_s: float) -> Replica:
+    def after(self, event: Event, cause: str, now_s: float, evidence: str = "") -> Replica:
         """This replica once `event` was seen."""
         state = _NEXT.get((self.state, event), self.state)
         if state is self.state:
-            return self if self.state is State.READY else replace(self, cause=cause)
-        return replace(self, state=state, cause=cause, since_s=now_s)
+            return self if self.state is State.READY else replace(self, cause=cause, evidence=evidence)
+        return replace(self, state=state, cause=cause, evidence=evidence, since_s=now_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,10 +75,10 @@ class Registry:
         return tuple(registration for registration in found if registration and _lives(registration.pid))
 
     def changed_ns(self) -> int:
-        """A number that differs after any change to the folder; 0 when there is no folder."""
+        """A number that differs after any change to the folder; 0 when it can't be looked at."""
         try:
             return self._folder.stat().st_mtime_ns
-        except FileNotFoundError:
+        except OSError:
             return 0
 
     def _changed(self) -> None:

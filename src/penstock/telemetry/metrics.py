@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import lru_cache
+from http import HTTPStatus
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -22,6 +23,7 @@ OVERHEAD_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1
 
 ROUTES = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/generate"})
 OTHER = "other"
+_STATUSES = frozenset({*map(int, HTTPStatus), 499})  # an engine may answer with any number
 
 
 class Metrics:
@@ -73,7 +75,7 @@ class Metrics:
         # `labels` costs more than `inc`: both look-ups are remembered, and bounded as the labels are
         self._of_ending = lru_cache(maxsize=1024)(
             lambda route, model, status, outcome, fault: self._requests.labels(
-                route, model, str(status), outcome, fault
+                route, model, status, outcome, fault
             )
         )
         self._of_model = lru_cache(maxsize=256)(self._bind)  # models are configured: 64 at most, and `other`
@@ -82,7 +84,8 @@ class Metrics:
         """Counts one request."""
         model = record.model or OTHER
         route = record.route if record.route in ROUTES else OTHER
-        self._of_ending(route, model, record.status, record.outcome, record.fault).inc()
+        status = str(record.status) if record.status in _STATUSES else OTHER
+        self._of_ending(route, model, status, record.outcome, record.fault).inc()
         bound = self._of_model(model)
         for histogram, seconds in zip(
             bound.histograms,

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import msgspec
 
 # A cheap filter: only events that pass it are parsed. In JSON text a quote inside a string is escaped, so
-# none can be faked by what a model writes, but for an answer that is exactly the word abort.
-NOTABLE = re.compile(rb'"usage"\s*:\s*\{|"abort"|^data: ?\[DONE\]|^data: ?\{\s*"error"', re.MULTILINE)
+# none can be faked by what a model writes, but for an answer that is exactly one of the words.
+NOTABLE_WORDS = (b'"usage"', b"[DONE]", b'"abort"', b'"error"')
+NOTABLE = re.compile(
+    rb'"usage"\s*:\s*\{|"abort"|^data: ?\[DONE\]|"error"\s*:|"object"\s*:\s*"error"', re.MULTILINE
+)
 
 
 # No engine counts further; what is outside would break the sums of metrics and ledgers.
@@ -63,10 +67,12 @@ class _Choice(msgspec.Struct):
 _NOTHING = frozenset({b'""', b"null", b"[]"})
 
 
-class Complaint(msgspec.Struct):
-    """What an engine says when it fails amid a stream."""
+@dataclass(frozen=True, slots=True)
+class Complaint:
+    """What an engine says when it fails amid a stream; `status` is 500 where it names none."""
 
-    message: str = ""
+    message: str
+    status: int = 500
 
 
 class Notice(msgspec.Struct):
@@ -74,17 +80,33 @@ class Notice(msgspec.Struct):
 
     usage: TokenCounts | None = None
     choices: list[_Choice] | None = None
-    error: Complaint | None = None
+    error: msgspec.Raw = _NULL
+    object: str | None = None
+    message: msgspec.Raw = _NULL
+    code: msgspec.Raw = _NULL
 
     @property
     def has_token(self) -> bool:
-        """Whether an event brings something that the model wrote; so does one of an API unknown here."""
-        return self.choices is None or any(choice.has_token for choice in self.choices)
+        """Whether an event of a completion brings something that the model wrote."""
+        return any(choice.has_token for choice in self.choices or ())
 
     @property
     def only_usage(self) -> bool:
         """Whether an event carries the usage and nothing else."""
         return self.usage is not None and self.choices == []
+
+    @property
+    def complaint(self) -> Complaint | None:
+        """The failure that the event tells of: `{"error": {...}}`, `{"error": "..."}` or `{"object": "error"}`."""
+        if self.object == "error":
+            return _complaint(self.message, self.code)
+        if bytes(self.error) == b"null":
+            return None
+        error = msgspec.json.decode(self.error)
+        members = error if isinstance(error, dict) else {"message": error}
+        return _complaint(
+            *(msgspec.Raw(msgspec.json.encode(members.get(name))) for name in ("message", "code"))
+        )
 
     @property
     def aborted(self) -> bool:
@@ -102,3 +124,11 @@ def read_notice(data: bytes) -> Notice:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return Notice()
     return notice
+
+
+def _complaint(message: msgspec.Raw, code: msgspec.Raw) -> Complaint:
+    text, status = msgspec.json.decode(message), msgspec.json.decode(code)
+    known = isinstance(status, int) and 400 <= status <= 599
+    return Complaint(
+        text if isinstance(text, str) and text else "it does not say why", status if known else 500
+    )
