@@ -305,3 +305,17 @@ def test_a_name_that_can_be_no_host_is_told_and_asked_for_again(folder: Path) ->
             lambda: "nothing answers" in front.request("GET", "/ready").json()["reasons"].get("m", ""),
             "the cause",
         )
+
+
+def test_the_usage_of_a_large_plain_answer_is_recorded(folder: Path) -> None:
+    def embed(sock: socket.socket, _: int) -> None:
+        answer(sock, b'{"data":"%b","usage":{"prompt_tokens":9,"total_tokens":9}}' % (b"0" * 3 * MIB))
+
+    with scripted_engine(embed) as engine, ready_gateway(folder, remote("m", engine)) as front:
+        reply = front.request(
+            "POST", "/v1/embeddings", {"model": "m", "input": "x"}, {"X-Request-Id": "large"}
+        )
+        record = front.record("large")
+
+    assert len(reply.json()["data"]) == 3 * MIB
+    assert (record["prompt_tokens"], record["usage_source"]) == (9, "engine")

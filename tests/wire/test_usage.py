@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.wire.usage import NOTABLE, Notice, read_notice
+from penstock.wire.usage import NOTABLE, Notice, read_notice, usage_at_end
 
 
 def notice(members: Any) -> Notice:
@@ -130,3 +130,21 @@ def test_no_text_of_a_model_makes_an_event_notable(text: str) -> None:
         event = b"data: %b\n\n" % json.dumps({"choices": [{"text": written}], "usage": None}).encode()
 
         assert written == "abort" or not NOTABLE.search(event)
+
+
+@pytest.mark.parametrize(
+    ("tail", "tokens"),
+    [
+        (b'0.1]}],"usage":{"prompt_tokens":7,"total_tokens":7}}', 7),
+        (b'"usage" : {"prompt_tokens": 7, "prompt_tokens_details": {"cached_tokens": 0}}, "id": "x"}', 7),
+        (b'"usage":null}', None),
+        (b'"usage":{"prompt_tokens":7', None),
+        (b'"usage":{"prompt_tokens":-7}}', None),
+        (b'{"text":"\\"usage\\":{}"}', None),
+        (b"\xff\xfe", None),
+    ],
+)
+def test_usage_is_found_at_the_end_of_a_large_reply(tail: bytes, tokens: int | None) -> None:
+    usage = usage_at_end(tail)
+
+    assert (usage.prompt if usage else None) == tokens

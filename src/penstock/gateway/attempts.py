@@ -185,7 +185,8 @@ class Attempts:
 
     def _failed(self, call: Call, attempt: Attempt, failure: Failure, error: EngineError) -> float:
         """In how many seconds to try again after `error`, which is raised where that may not be."""
-        call.record.first_token_s, call.record.usage = None, Usage()  # what came was never delivered
+        record = call.record  # what came was never delivered
+        record.first_token_s, record.usage, record.fault, record.error_code = None, Usage(), "", ""
         if failure is Failure.REFUSED:
             self._replicas.refused(attempt.replica, error.message)
         delay_s = self._retry_delay_s(call, attempt, failure)

@@ -16,10 +16,13 @@ from penstock.engines.exchange import Exchange
 from penstock.gateway.responder import Responder
 from penstock.gateway.responses import Headers, error_event
 from penstock.wire import sse
-from penstock.wire.usage import NOTABLE, NOTABLE_WORDS, Notice, TokenCounts, read_notice
+from penstock.wire.usage import NOTABLE, NOTABLE_WORDS, Notice, TokenCounts, read_notice, usage_at_end
 
 # Answers up to this size are held until they are whole. A chat answer is a few kilobytes.
 HELD_BYTES_MAX = 1024 * 1024
+
+# What is kept of the end of a larger one: usage is there.
+TAIL_BYTES = 2048
 
 # How much of an engine's own words goes into an error.
 COMPLAINT_CHARS_MAX = 500
@@ -69,6 +72,7 @@ class PlainRelay:
         self._rewrite = rewrite if exchange.status < 300 else None
         self._held: list[bytes] = []
         self._held_bytes = 0
+        self._tail = b""
 
     @property
     def committed(self) -> bool:
@@ -84,6 +88,7 @@ class PlainRelay:
         _attach(self._exchange, self._responder, self._on_data, self.fail)
         await self._exchange.end()
         if self.committed:
+            _note_usage(self._record, usage_at_end(self._tail))
             self._responder.end()
             return
         body = b"".join(self._held)
@@ -99,6 +104,7 @@ class PlainRelay:
 
     def _on_data(self, data: bytes) -> None:
         if self.committed:
+            self._tail = (self._tail + data)[-TAIL_BYTES:]
             self._responder.write(data)
             return
         self._held.append(data)

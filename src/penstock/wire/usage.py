@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -124,6 +125,19 @@ def read_notice(data: bytes) -> Notice:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return Notice()
     return notice
+
+
+def usage_at_end(tail: bytes) -> TokenCounts | None:
+    """The usage in the last bytes of a JSON reply, where engines put it; None where it is not there."""
+    _, found, rest = tail.rpartition(b'"usage"')
+    text = rest.decode(errors="replace").lstrip()
+    if not found or not text.startswith(":"):
+        return None
+    try:
+        usage, _ = json.JSONDecoder().raw_decode(text[1:].lstrip())
+        return msgspec.convert(usage, TokenCounts | None)
+    except (ValueError, RecursionError):  # msgspec's errors are ValueErrors too
+        return None
 
 
 def _complaint(message: msgspec.Raw, code: msgspec.Raw) -> Complaint:
