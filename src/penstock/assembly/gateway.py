@@ -6,6 +6,7 @@ import asyncio
 import time
 
 import uvloop
+from prometheus_client import disable_created_metrics
 
 from penstock.core.config import Config
 from penstock.core.record import RequestRecord
@@ -37,6 +38,8 @@ def run_gateway(config: Config, home: Home) -> None:
 
 
 async def _gateway(config: Config, home: Home) -> None:
+    # a second series for every counter, that nobody asks for; the library does not type this call
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     log = open_log(config.log.level, config.log.format)
     models = Models(config.models)
     client = EngineClient()
