@@ -280,6 +280,26 @@ def test_a_request_id_that_could_break_a_header_or_log_is_replaced(front: Gatewa
     assert replaced.headers["x-request-id"].startswith("req_")
 
 
+def test_a_pipelined_head_may_be_cut_anywhere(front: Gateway) -> None:
+    request = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+
+    answers = [in_two_reads(front, request * 2, len(request) + cut) for cut in range(1, len(request))]
+
+    assert {answer.count(b" 200 OK") for answer in answers} == {2}
+
+
+def in_two_reads(server: Gateway, data: bytes, cut: int) -> bytes:
+    with server.connect() as sock:
+        sock.sendall(data[:cut])
+        said = b""
+        while b'{"status":"ok"}' not in said:  # the first answer shows that the first part was read
+            said += sock.recv(65536)
+        sock.sendall(data[cut:])
+        while said.count(b'{"status":"ok"}') < 2 and (piece := sock.recv(65536)):
+            said += piece
+        return said
+
+
 def test_a_pipelined_second_request_is_answered_after_the_first(front: Gateway) -> None:
     with front.connect() as sock:
         sock.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n" * 2)

@@ -130,6 +130,9 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self._in_trailers = False
+        self._head_bytes = (
+            self._head_bytes or 1
+        )  # begun behind another request in one read: not counted there
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
