@@ -12,7 +12,7 @@ import pytest
 
 from penstock.core.errors import EngineError
 from penstock.core.record import RequestRecord
-from penstock.engines.exchange import ConnectionLostError, Exchange, PhaseTimeouts
+from penstock.engines.exchange import ConnectionLostError, Exchange, Headers, PhaseTimeouts
 from penstock.gateway.relay import (
     HELD_BYTES_MAX,
     EngineAbortedError,
@@ -20,7 +20,6 @@ from penstock.gateway.relay import (
     StreamCutError,
     StreamRelay,
 )
-from penstock.gateway.responses import Headers
 from penstock.wire.sse import COMMENT, DONE, EVENT_BYTES_MAX, event
 
 PLENTY = PhaseTimeouts(connect_s=60.0, first_byte_s=60.0, stall_s=60.0, total_s=60.0)

@@ -38,11 +38,9 @@ class EngineSpec:
         check: complains about the model's `source` or `engine_args` before anything is started; one sentence
             for each problem, none when all is well.
         health_path: answers 200 once the engine has loaded its model.
-        canary: whether a replica is asked for one token before it counts as ready; not where that makes no sense.
     """
 
     kind: str
     launch: Callable[[ModelConfig, Placement], Launch] | None
     check: Callable[[ModelConfig], list[str]]
     health_path: str = "/health"
-    canary: bool = True

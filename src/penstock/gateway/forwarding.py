@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-Headers = list[tuple[bytes, bytes]]
+from penstock.engines.exchange import Headers
 
 # RFC 9110, 7.6.1: these belong to one connection.
 _HOP_BY_HOP = frozenset(
@@ -68,6 +68,7 @@ def content_type(headers: Iterable[tuple[bytes, bytes]]) -> str:
 
 
 def _kept(headers: Iterable[tuple[bytes, bytes]], dropped: frozenset[bytes]) -> Headers:
+    headers = list(headers)  # looked through twice
     kept = [(name, value) for name, value in headers if name not in dropped]
     named = {
         token.strip().lower()

@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 from penstock.core.errors import ClientError, EngineError, PenstockError
 from penstock.core.record import RequestRecord
-from penstock.engines.exchange import Exchange
+from penstock.engines.exchange import Exchange, Headers
 from penstock.gateway.responder import Responder
-from penstock.gateway.responses import Headers, error_event
+from penstock.gateway.responses import error_event
 from penstock.wire import sse
 from penstock.wire.usage import NOTABLE, NOTABLE_WORDS, Notice, TokenCounts, read_notice, usage_at_end
 

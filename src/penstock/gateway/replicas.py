@@ -144,7 +144,7 @@ class Replicas:
         seen = await self._health(replica, spec)
         state = self._see(replica.name, *seen)
         if state is State.WARMING:
-            seen = await self._canary(replica) if spec.canary else (Event.WARMED, "answers", "")
+            seen = await self._canary(replica)
             state = self._see(replica.name, *seen)
         if state is State.READY or seen[0] is Event.CANARY_FAILED:
             return ASK_READY_EVERY_S

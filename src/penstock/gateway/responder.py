@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from penstock.gateway.responses import Headers, status_line
+from penstock.engines.exchange import Headers
+from penstock.gateway.responses import status_line
 
 if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle

@@ -8,10 +8,9 @@ from http import HTTPStatus
 import msgspec
 
 from penstock.core.errors import PenstockError
+from penstock.engines.exchange import Headers
 from penstock.gateway.request_id import HEADER, new_request_id
 from penstock.wire.sse import event
-
-Headers = list[tuple[bytes, bytes]]
 
 JSON_HEADER = (b"content-type", b"application/json")
 

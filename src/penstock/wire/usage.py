@@ -81,10 +81,10 @@ class Notice(msgspec.Struct):
 
     usage: TokenCounts | None = None
     choices: list[_Choice] | None = None
-    error: msgspec.Raw = _NULL
+    error: Any = None
     object: str | None = None
-    message: msgspec.Raw = _NULL
-    code: msgspec.Raw = _NULL
+    message: Any = None
+    code: Any = None
 
     @property
     def has_token(self) -> bool:
@@ -101,13 +101,11 @@ class Notice(msgspec.Struct):
         """The failure that the event tells of: `{"error": {...}}`, `{"error": "..."}` or `{"object": "error"}`."""
         if self.object == "error":
             return _complaint(self.message, self.code)
-        if bytes(self.error) == b"null":
+        if self.error is None:
             return None
-        error = msgspec.json.decode(self.error)
-        members = error if isinstance(error, dict) else {"message": error}
-        return _complaint(
-            *(msgspec.Raw(msgspec.json.encode(members.get(name))) for name in ("message", "code"))
-        )
+        if isinstance(self.error, dict):
+            return _complaint(self.error.get("message"), self.error.get("code"))
+        return _complaint(self.error, None)
 
     @property
     def aborted(self) -> bool:
@@ -140,9 +138,8 @@ def usage_at_end(tail: bytes) -> TokenCounts | None:
         return None
 
 
-def _complaint(message: msgspec.Raw, code: msgspec.Raw) -> Complaint:
-    text, status = msgspec.json.decode(message), msgspec.json.decode(code)
-    known = isinstance(status, int) and 400 <= status <= 599
+def _complaint(text: object, status: object) -> Complaint:
     return Complaint(
-        text if isinstance(text, str) and text else "it does not say why", status if known else 500
+        text if isinstance(text, str) and text else "it does not say why",
+        status if isinstance(status, int) and 400 <= status <= 599 else 500,
     )
