@@ -1,4 +1,4 @@
-"""The engine's place: streams one token per stream every 20 ms, and answers plain calls at once.
+"""The engine's place: streams tokens at the pace its prompt asks for, and answers plain calls at once.
 
 Run as `python -m benchmarks.gateway.backend`; it prints its port on the first line and serves until ended.
 Each stream keeps its own time from its own start; a late token does not delay the next one.
@@ -29,7 +29,7 @@ class Backend(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpRequestParser(self)
         self._path = b""
-        self._body = b""
+        self._body = bytearray()
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -49,7 +49,8 @@ class Backend(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """A request begins."""
-        self._path = self._body = b""
+        self._path = b""
+        self._body = bytearray()
 
     def on_url(self, url: bytes) -> None:
         """Its path."""
@@ -66,7 +67,7 @@ class Backend(asyncio.Protocol):
         elif self._path == b"/v1/chat/completions":
             self._chat(json.loads(self._body))
         elif self._path == b"/v1/completions":
-            self._answer(replies.plain("text_completion"))
+            self._answer(replies.plain(json.loads(self._body)["prompt"], "text_completion"))
         elif self._path == b"/health":
             self._answer(b"{}")
         else:
@@ -79,9 +80,11 @@ class Backend(asyncio.Protocol):
         self._transport.write(head % (status, len(body)) + body)
 
     def _chat(self, request: dict[str, object]) -> None:
+        content = _text(cast("list[dict[str, object]]", request["messages"])[-1]["content"])
         if not request.get("stream"):
-            self._answer(replies.plain())
+            self._answer(replies.plain(content))
             return
+        self._interval_s = replies.interval_s(content)
         self._tokens = int(str(request["max_tokens"]))
         self._wants_usage = bool(
             cast("dict[str, object]", request.get("stream_options") or {}).get("include_usage")
@@ -97,12 +100,19 @@ class Backend(asyncio.Protocol):
         last = self._sent == self._tokens
         self._transport.write(_chunk(replies.token(number, time.monotonic_ns(), last=last)))
         if not last:
-            due_s = self._start_s + self._sent * replies.INTERVAL_S
+            due_s = self._start_s + self._sent * self._interval_s
             self._timer = self._loop.call_at(due_s, self._send_token)
             return
         self._timer = None
         end = _chunk(replies.usage(self._tokens)) if self._wants_usage else b""
         self._transport.write(end + _chunk(replies.DONE) + b"0\r\n\r\n")
+
+
+def _text(content: object) -> str:
+    """A message's text, which a proxy may have turned into a list of parts."""
+    if isinstance(content, list):
+        return "".join(str(part["text"]) for part in content)
+    return str(content)
 
 
 def _chunk(data: bytes) -> bytes:

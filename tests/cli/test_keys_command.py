@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.cli.conftest import Command
 
 
@@ -17,7 +19,8 @@ def test_the_secret_alone_goes_to_standard_output(penstock: Command) -> None:
     assert "shown this once" in result.err
 
 
-def test_the_list_shows_keys_without_their_secrets(penstock: Command) -> None:
+def test_the_list_shows_keys_without_their_secrets(penstock: Command, folder: Path) -> None:
+    (folder / "penstock.toml").write_text('[[tenants]]\nname = "search"\n')
     secret = penstock("keys", "create", "--name", "laptop", "--tenant", "search").out.strip()
 
     result = penstock("keys", "list")
@@ -60,3 +63,48 @@ def test_a_damaged_file_is_said_and_left(penstock: Command, folder: Path) -> Non
     assert result.code == 1
     assert "is damaged" in result.err
     assert (folder / ".penstock" / "keys.json").read_text() == "{"
+
+
+def test_a_tenant_that_is_not_configured_is_refused_with_the_nearest(penstock: Command, folder: Path) -> None:
+    (folder / "penstock.toml").write_text('[[tenants]]\nname = "search"\n')
+
+    result = penstock("keys", "create", "--tenant", "serach")
+
+    assert (result.code, result.out) == (2, "")
+    assert "did you mean search?" in result.err
+
+
+def test_a_key_has_the_terms_it_was_made_with(penstock: Command) -> None:
+    terms = ("--expires", "90d", "--scope", "admin", "--requests-per-minute", "60", "--usd-per-day", "2.5")
+
+    key = json.loads(penstock("keys", "create", "--json", *terms).out)
+
+    assert key["scopes"] == ["admin"]
+    assert key["expires_at"] - key["created_at"] == pytest.approx(90 * 86400, abs=5)
+    assert (key["limits"]["requests_per_minute"], key["limits"]["usd_per_day"]) == (60, 2.5)
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        ("--expires", "0"),
+        ("--expires", "x"),
+        ("--scope", "root"),
+        ("--requests-per-minute", "0"),
+        ("--model", "x"),
+    ],
+)
+def test_absurd_terms_make_no_key(penstock: Command, terms: tuple[str, str]) -> None:
+    result = penstock("keys", "create", *terms)
+
+    assert (result.code, result.out) == (2, "")
+    assert penstock("keys", "list").out == ""
+
+
+def test_a_rotated_key_is_shown_with_its_end(penstock: Command) -> None:
+    old = json.loads(penstock("keys", "create", "--name", "ci", "--json").out)
+
+    fresh = json.loads(penstock("keys", "rotate", old["id"], "--overlap", "1h", "--json").out)
+
+    assert (fresh["name"], fresh["lineage"]) == ("ci", old["id"])
+    assert "valid until" in penstock("keys", "list").out

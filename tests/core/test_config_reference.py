@@ -40,7 +40,16 @@ def test_the_example_loads_with_every_setting_uncommented() -> None:
 
     defaults = Config()
     example = loaded.config
-    assert example.gateway.model_copy(update={"api_keys": ()}) == defaults.gateway
+    without_default = {
+        "api_keys": (),
+        "admin_key": None,
+        "trusted_proxies": (),
+        "address_requests_per_second": None,
+        "address_connections_max": None,
+    }
+    assert example.gateway.model_copy(update=without_default) == defaults.gateway
+    assert example.idempotency == defaults.idempotency
+    assert example.usage == defaults.usage
     assert example.log == defaults.log
     assert example.models[0].timeouts == defaults.models[0].timeouts
     assert example.models[0].engine_args

@@ -93,14 +93,34 @@ class Gateway(Server):
         body = {"model": model, "messages": [{"role": "user", "content": text}], "temperature": 0, **members}
         return self.request("POST", "/v1/chat/completions", body)
 
-    def admin(self, path: str) -> Reply:
-        return Server(self.process, self.admin_port, self.log).request("GET", path)
+    def admin(self, path: str, method: str = "GET", key: str | None = None) -> Reply:
+        """What the admin listener answers, with this home's admin key unless another is given."""
+        if key is None:
+            key = (self.home / "run" / "admin-key").read_text()
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        return Server(self.process, self.admin_port, self.log, headers).request(method, path)
+
+    def penstock(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """A command of Penstock in this home and with this gateway's configuration."""
+        folder = self.log.parent
+        environ = environment(self.home, PENSTOCK_GATEWAY__ADMIN=f"127.0.0.1:{self.admin_port}")
+        return subprocess.run(
+            [sys.executable, "-m", "penstock", *arguments],
+            cwd=folder,
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+        )
 
     def record(self, request_id: str) -> dict[str, Any]:
         """The log line of this request, which comes after its answer."""
 
+        under_up = self.home / "logs" / "gateway.log"
+
         def find() -> dict[str, Any] | None:
-            lines = (json.loads(line) for line in self.log.read_text().splitlines() if request_id in line)
+            log = under_up if under_up.exists() else self.log
+            lines = (json.loads(line) for line in log.read_text().splitlines() if request_id in line)
             return next((line for line in lines if line.get("event") == "request"), None)
 
         return wait_until(find, f"the record of {request_id}")

@@ -162,6 +162,91 @@ def test_what_a_client_got_before_it_left_is_recorded(front: Gateway) -> None:
     assert record["completion_tokens"] >= 5
 
 
+def test_a_client_that_asks_first_is_told_to_send_its_body(front: Gateway) -> None:
+    request = post(body(max_tokens=2), "Expect: 100-continue")
+    cut = request.index(b"\r\n\r\n") + 4
+    with front.connect() as sock:
+        sock.sendall(request[:cut])
+        asked = read_until(sock, b"\r\n\r\n")
+        sock.sendall(request[cut:])
+        said = read_until(sock, b'"usage"')
+
+    assert asked.startswith(b"HTTP/1.1 100 Continue\r\n")
+    assert b" 200 OK" in said
+
+
+def test_a_client_that_asks_first_and_may_not_is_told_so_at_once(front: Gateway) -> None:
+    request = post(body(), "Expect: 100-continue").replace(KEY.encode(), b"sk-wrong")
+    with front.connect() as sock:
+        sock.sendall(request[: request.index(b"\r\n\r\n") + 4])
+        said = read_until(sock, b"}}")
+
+    assert said.startswith(b"HTTP/1.1 401 ")
+
+
+def test_answers_leave_in_the_order_of_their_requests_whoever_makes_them(front: Gateway) -> None:
+    health = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+    with front.connect() as sock:
+        sock.sendall(
+            health + post(body(stream=True, max_tokens=3)) + health + post(body(max_tokens=2)) + health
+        )
+        said = b""
+        while said.count(b'{"status":"ok"}') < 3:
+            said += sock.recv(65536)
+
+    marks = [b'{"status":"ok"}', b"data: [DONE]", b'{"status":"ok"}', b'"usage"', b'{"status":"ok"}']
+    position = 0
+    for mark in marks:
+        position = said.index(mark, position) + len(mark)
+
+
+def test_a_connection_serves_another_request_behind_a_stream(front: Gateway) -> None:
+    with front.connect() as sock:
+        for _ in range(3):
+            sock.sendall(post(body(stream=True, max_tokens=3)))
+            streamed = read_until(sock, b"0\r\n\r\n")
+            request = post(body(max_tokens=2))
+            sock.sendall(request[:50])
+            sock.sendall(request[50:])
+            plain = read_until(sock, b'"usage"')
+
+            assert b"data: [DONE]" in streamed
+            assert b" 200 OK" in plain
+
+
+def test_a_head_that_begins_amid_a_stream_is_served_behind_it(front: Gateway) -> None:
+    request = post(body(max_tokens=2))
+    with front.connect() as sock:
+        sock.sendall(post(body(stream=True, max_tokens=40)) + request[:30])
+        read_until(sock, b"data: ")
+        sock.sendall(request[30:])
+        said = read_until(sock, b'"object":"chat.completion"')
+
+    assert said.count(b" 200 OK") >= 1
+    assert b"data: [DONE]" in said
+
+
+def test_an_old_client_gets_its_stream_unchunked_and_its_end_by_the_close(front: Gateway) -> None:
+    content = body(stream=True, max_tokens=3)
+    with front.connect() as sock:
+        sock.sendall(post(content).replace(b" HTTP/1.1", b" HTTP/1.0"))
+        said = b""
+        while piece := sock.recv(65536):
+            said += piece
+
+    assert b"transfer-encoding" not in said
+    assert b"connection: close" in said
+    assert said.endswith(b"data: [DONE]\n\n")
+
+
+def test_a_path_may_be_quoted_and_the_target_whole(front: Gateway) -> None:
+    for target in ("/v1/chat%2Fcompletions", "http://x/v1/chat/completions?a=b"):
+        with front.connect() as sock:
+            sock.sendall(post(body(max_tokens=2), path=target))
+
+            assert b" 200 OK" in read_until(sock, b'"usage"')
+
+
 # -- engines -------------------------------------------------------------------------------------------
 
 

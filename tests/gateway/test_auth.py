@@ -14,7 +14,7 @@ from penstock.store.keys import KeyRing
 
 LONGEST = "k" * SECRET_BYTES_MAX
 RING = KeyRing(
-    Path("/nonexistent/keys.json"), ["sk-1", "sk-2", LONGEST, LONGEST + "k"], lambda: 0.0, lambda _: None
+    Path("/nonexistent/keys.json"), ["sk-1", "sk-2", LONGEST, LONGEST + "k"], float, float, lambda _: None
 )
 
 Headers = list[tuple[bytes, bytes]]
@@ -77,7 +77,7 @@ def test_a_key_that_is_too_long_is_not_even_looked_at() -> None:
 
 
 def test_a_key_of_the_environment_may_hold_any_letters() -> None:
-    ring = KeyRing(Path("/nonexistent/keys.json"), ["schlüssel"], lambda: 0.0, lambda _: None)
+    ring = KeyRing(Path("/nonexistent/keys.json"), ["schlüssel"], float, float, lambda _: None)
 
     assert authenticate([(b"x-api-key", "schlüssel".encode())], ring).id == "env-1"
 

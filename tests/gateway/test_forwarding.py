@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from penstock.engines.exchange import Headers
 from penstock.gateway.forwarding import content_type, headers_to_client, headers_to_engine
+from penstock.gateway.request import Request
 
 HOP_BY_HOP = [
     b"connection",
@@ -19,9 +23,16 @@ HOP_BY_HOP = [
 ]
 
 
+def sent_on(headers: Headers, request_id: str, api_key: str) -> Headers:
+    """What an engine gets of a client's headers."""
+    connection: Any = None
+    request = Request(connection, "/v1/completions", headers, http_1_1=True, keep_alive=True)
+    return headers_to_engine(request.onward, request_id, api_key)
+
+
 @pytest.mark.parametrize("name", HOP_BY_HOP)
 def test_what_belongs_to_one_connection_stays_on_it(name: bytes) -> None:
-    assert headers_to_engine([(name, b"x")], "req_1", "") == [(b"x-request-id", b"req_1")]
+    assert sent_on([(name, b"x")], "req_1", "") == [(b"x-request-id", b"req_1")]
     assert headers_to_client([(name, b"x")], "req_1") == [(b"x-request-id", b"req_1")]
 
 
@@ -31,21 +42,29 @@ def test_what_belongs_to_one_connection_stays_on_it(name: bytes) -> None:
 )
 @pytest.mark.parametrize("engine_key", ["", "engine-key"])
 def test_a_clients_key_never_reaches_an_engine(name: bytes, value: bytes, engine_key: str) -> None:
-    sent = headers_to_engine([(name, value), (name, value)], "req_1", engine_key)
+    sent = sent_on([(name, value), (name, value)], "req_1", engine_key)
 
     assert b"sk-mine" not in b"".join(value for _, value in sent)
 
 
 def test_an_engine_gets_the_key_that_it_asks_for_and_only_that() -> None:
-    sent = headers_to_engine([(b"authorization", b"Bearer sk-mine")], "req_1", "engine-key")
+    sent = sent_on([(b"authorization", b"Bearer sk-mine")], "req_1", "engine-key")
 
     assert [value for name, value in sent if name == b"authorization"] == [b"Bearer engine-key"]
-    assert b"authorization" not in dict(headers_to_engine([], "req_1", ""))
+    assert b"authorization" not in dict(sent_on([], "req_1", ""))
+
+
+@pytest.mark.parametrize("value", [b"x-hop", b"close, X-Hop", b"keep-alive,x-hop , x-other"])
+def test_what_a_connection_header_names_stays_on_it(value: bytes) -> None:
+    given = [(b"x-hop", b"1"), (b"connection", b"close"), (b"connection", value), (b"x-end-to-end", b"2")]
+
+    assert sent_on(given, "req_1", "") == [(b"x-end-to-end", b"2"), (b"x-request-id", b"req_1")]
+    assert headers_to_client(given, "req_1") == [(b"x-end-to-end", b"2"), (b"x-request-id", b"req_1")]
 
 
 @pytest.mark.parametrize("name", [b"host", b"content-length", b"expect", b"accept-encoding", b"x-request-id"])
 def test_what_the_gateway_says_itself_is_not_said_twice(name: bytes) -> None:
-    assert headers_to_engine([(name, b"theirs")], "req_1", "") == [(b"x-request-id", b"req_1")]
+    assert sent_on([(name, b"theirs")], "req_1", "") == [(b"x-request-id", b"req_1")]
 
 
 def test_other_headers_go_on_in_their_order_even_twice() -> None:
@@ -56,7 +75,7 @@ def test_other_headers_go_on_in_their_order_even_twice() -> None:
         (b"x-a", b"2"),
     ]
 
-    assert headers_to_engine(given, "req_1", "") == [*given, (b"x-request-id", b"req_1")]
+    assert sent_on(given, "req_1", "") == [*given, (b"x-request-id", b"req_1")]
 
 
 @pytest.mark.parametrize(

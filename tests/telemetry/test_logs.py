@@ -128,3 +128,31 @@ def test_members_that_json_does_not_know_are_told_as_python_prints_them(
     log.info("odd", value={1j})
 
     assert lines(capfd)[0]["value"] == ["1j"]
+
+
+def test_lines_for_people_can_not_be_forged_by_what_a_client_wrote(capfd: pytest.CaptureFixture[str]) -> None:
+    log = open_log("info", "console")
+
+    log.warning("odd", model="m\n2026-01-01 error forged\x1b[2J", route="/v1/x y")
+    try:
+        raise ValueError("boom")
+    except ValueError as error:
+        log.error("bug", exc_info=error)
+
+    text = capfd.readouterr().err
+    assert "\x1b" not in text
+    assert "\n2026-01-01 error" not in text
+    assert "ValueError: boom" in text
+
+
+def test_a_warning_with_its_exception_comes_along_whole(capfd: pytest.CaptureFixture[str]) -> None:
+    open_log("info", "json")
+
+    try:
+        raise KeyError("lost")
+    except KeyError:
+        logging.getLogger("some.library").exception("failed")
+
+    (line,) = lines(capfd)
+    assert (line["event"], line["level"]) == ("failed", "error")
+    assert "KeyError: 'lost'" in line["exception"]

@@ -127,7 +127,61 @@ def test_a_refusal_names_the_member_and_what_is_wrong_with_it(
 def test_a_plain_request_goes_on_byte_for_byte(route: str) -> None:
     body = b' {"model" :"m", "messages":[{"role":"u"}],"prompt":1,"input":[], "stream":null}\n'
 
-    assert read_request(route, body) == InferenceRequest("m", False, body)
+    request = read_request(route, body)
+
+    assert (request.model, request.stream, request.body, request.hides_usage) == ("m", False, body, False)
+
+
+@pytest.mark.parametrize(
+    ("route", "members", "tokens"),
+    [
+        (CHAT, {}, None),
+        (CHAT, {"max_tokens": 5}, 5),
+        (CHAT, {"max_tokens": 5, "max_completion_tokens": 7}, 7),
+        (CHAT, {"max_tokens": 5, "n": 3}, 15),
+        (CHAT, {"max_tokens": "5"}, None),
+        (COMPLETIONS, {"max_tokens": 0}, 0),
+        (COMPLETIONS, {"n": 2}, None),
+        (EMBEDDINGS, {"max_tokens": -1}, 0),
+        ("/v1/responses", {}, None),
+    ],
+)
+def test_the_most_that_an_answer_may_have_is_known_where_it_is_said(
+    route: str, members: dict[str, object], tokens: int | None
+) -> None:
+    body = json.dumps({"model": "m", "messages": [{"role": "user"}], "prompt": "", "input": "", **members})
+
+    assert read_request(route, body.encode()).completion_tokens_max == tokens
+
+
+@pytest.mark.parametrize(
+    ("route", "members", "param"),
+    [
+        (CHAT, {"max_tokens": -1}, "max_tokens"),
+        (CHAT, {"max_tokens": 0}, "max_tokens"),
+        (CHAT, {"max_completion_tokens": 0}, "max_completion_tokens"),
+        (COMPLETIONS, {"max_tokens": -1}, "max_tokens"),
+        (CHAT, {"n": 1000}, "n"),
+        (CHAT, {"n": 0}, "n"),
+    ],
+)
+def test_an_absurd_count_is_refused_with_its_name(route: str, members: dict[str, object], param: str) -> None:
+    body = json.dumps({"model": "m", "messages": [{"role": "user"}], "prompt": "", **members})
+
+    with pytest.raises(ClientError) as caught:
+        read_request(route, body.encode())
+
+    assert (caught.value.code, caught.value.param) == ("invalid_value", param)
+
+
+@pytest.mark.parametrize(
+    ("members", "session"),
+    [({"user": "u"}, "u"), ({"user": "u", "prompt_cache_key": "k"}, "k"), ({"user": 5}, ""), ({}, "")],
+)
+def test_a_session_is_named_by_the_body(members: dict[str, object], session: str) -> None:
+    body = json.dumps({"model": "m", "messages": [{"role": "user"}], **members})
+
+    assert read_request(CHAT, body.encode()).session == session
 
 
 def test_usage_is_asked_for_where_the_client_has_not_and_kept_from_it() -> None:
@@ -167,7 +221,9 @@ def test_members_that_python_cannot_read_go_on_untouched() -> None:
 def test_usage_is_asked_for_only_where_engines_stream_it(route: str) -> None:
     body = b'{"model":"m","input":"x","stream":true}'
 
-    assert read_request(route, body) == InferenceRequest("m", True, body)
+    request = read_request(route, body)
+
+    assert (request.stream, request.body, request.hides_usage) == (True, body, False)
 
 
 def test_an_alias_becomes_the_models_own_name_and_nothing_else_changes() -> None:

@@ -6,16 +6,17 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
+from penstock.assembly.reloading import GatewayAdmin, Reloading
 from penstock.core.config import Address, ModelConfig
 from penstock.core.config_sources import Loaded
 from penstock.engines.catalog import SPECS
 from penstock.engines.client import EngineClient
 from penstock.policy.restart import RestartLimits
 from penstock.store.home import Home
-from penstock.store.keys import KeyStore
+from penstock.store.keys import KeyStore, KeyTerms, read_admin_key
 from penstock.store.runtime import Holder, Lock, Registry
 from penstock.supervisor.keeper import Keeper, Surroundings
 from penstock.supervisor.loop import ModelKeepers, Supervisor
@@ -37,6 +38,7 @@ class Session:
     """One run of the supervisor.
 
     Args:
+        load: reads the configuration anew; raises ConfigError.
         environ: of this process; what is left of it after the configuration goes to the children.
         options: of the command line, that make the gateway read the same configuration.
         say: prints a line for people.
@@ -48,12 +50,14 @@ class Session:
     def __init__(
         self,
         loaded: Loaded,
+        load: Callable[[], Loaded],
         home: Home,
         environ: Mapping[str, str],
         options: tuple[str, ...],
         say: Callable[[str], None],
     ) -> None:
         self._config = loaded.config
+        self._load = load
         self._home = home
         self._options = options
         self._say = say
@@ -91,13 +95,27 @@ class Session:
                 announce(listen.reachable(), secret)
                 shown()
 
+            async def on_reload() -> None:
+                await reloading.run()
+
             supervisor = Supervisor(
                 self._model_keepers(self._config.models),
                 Keeper(part, self._home.log(part.name), GATEWAY_LIMITS, self._gateway_around),
                 others_serve=any(SPECS[model.engine].launch is None for model in self._config.models),
                 unready=part.readiness,
                 on_ready=on_ready,
+                on_reload=on_reload,
                 say=self._say,
+            )
+            reloading = Reloading(
+                self._config,
+                self._load,
+                supervisor,
+                GatewayAdmin(self._client, admin.reachable(), self._admin_key),
+                self._keepers,
+                lambda model: stack.enter_context(self._engine_locks([model])),
+                self._home,
+                self._say,
             )
             return self._run(supervisor)
 
@@ -169,15 +187,19 @@ class Session:
                 self._registry.clear(model.name)
             yield
 
+    def _admin_key(self) -> str:
+        own = self._config.gateway.admin_key
+        return own.get_secret_value() if own else read_admin_key(self._home.admin_key)
+
     def _model_keepers(self, models: Sequence[ModelConfig]) -> tuple[ModelKeepers, ...]:
         return tuple(
-            ModelKeepers(model.name, tuple(self._keepers(model)))
+            ModelKeepers(model.name, tuple(self._keepers(model, range(model.replicas))))
             for model in models
             if SPECS[model.engine].launch is not None
         )
 
-    def _keepers(self, model: ModelConfig) -> Iterator[Keeper]:
-        for number in range(model.replicas):
+    def _keepers(self, model: ModelConfig, numbers: Iterable[int]) -> Iterator[Keeper]:
+        for number in numbers:
             part = ReplicaPart(model, SPECS[model.engine], number, self._registry, self._client, time.time)
             yield Keeper(part, self._home.log(part.name), REPLICA_LIMITS, self._engine_around)
 
@@ -186,7 +208,7 @@ class Session:
         store = KeyStore(self._home.keys, time.time)
         if self._config.gateway.api_keys or store.list():
             return "", lambda: None
-        key, secret = store.create(FIRST_KEY_NAME)
+        key, secret = store.create(KeyTerms(FIRST_KEY_NAME))
         unseen = stack.enter_context(ExitStack())
         unseen.callback(store.discard, key.id)
 

@@ -18,7 +18,10 @@ from penstock.cli.loading import begin
 from penstock.cli.terminal import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, complain, epilog, out, say
 from penstock.core.errors import PenstockError
 
-COMMANDS = ("up", "gateway", "engine", "keys", "status", "stop", "sim")
+COMMANDS = (
+    *("up", "gateway", "engine", "keys", "status", "top", "usage"),
+    *("drain", "undrain", "reload", "stop", "sim"),
+)
 VERSION_OPTION = "--version"
 USAGE_CODES = frozenset({"usage", "invalid_configuration", "models_unusable"})
 HELP_NAMES = {"help_option_names": ["-h", "--help"]}

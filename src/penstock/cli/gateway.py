@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from penstock.cli.loading import invocation
-from penstock.cli.terminal import epilog
+from penstock.cli.terminal import epilog, say
 
 
 def register(app: typer.Typer) -> None:
@@ -20,9 +20,13 @@ def register(app: typer.Typer) -> None:
 
 def gateway(context: typer.Context) -> None:
     """Runs it until it is drained."""
-    from penstock.assembly.gateway import run_gateway  # this is where the web framework is loaded
+    from penstock.assembly.workers import WORKER_VARIABLE, Worker, run_workers
 
     here = invocation(context)
     loaded = here.load()
     here.home.prepare()
-    run_gateway(loaded.config, here.home)
+    if loaded.config.gateway.workers > 1 and WORKER_VARIABLE not in here.environ:
+        raise typer.Exit(run_workers(loaded.config.gateway, here.home, here.options, here.environ, say))
+    from penstock.assembly.gateway import run_gateway  # this is where the web framework is loaded
+
+    run_gateway(loaded.config, here.load, here.home, Worker.of(here.environ))

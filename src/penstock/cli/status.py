@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from typing import Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from penstock.cli.loading import Invocation, invocation
 from penstock.cli.terminal import epilog, out, table
+from penstock.core.errors import PenstockError
+
+if TYPE_CHECKING:
+    from penstock.store.runtime import Registration
 
 EXIT_READY = 0
 EXIT_NOT_READY = 1
@@ -37,11 +42,14 @@ def status(
     raise typer.Exit(code)
 
 
-def _look(here: Invocation) -> dict[str, object]:
+def _look(here: Invocation) -> dict[str, Any]:
     from penstock.store.runtime import Registry, lock_holder
 
     holder = lock_holder(here.home.lock)
+    overview = _overview(here)
     reason = _unready(holder.listen) if holder else "nothing runs here"
+    own = {replica.name: replica for replica in Registry(here.home.replicas).registrations()}
+    seen = {one["name"]: one for one in overview.get("replicas", [])}
     return {
         "running": holder is not None,
         "ready": not reason,
@@ -49,18 +57,38 @@ def _look(here: Invocation) -> dict[str, object]:
         "pid": holder.pid if holder else None,
         "url": holder.listen if holder else None,
         "admin_url": holder.admin if holder else None,
-        "replicas": [
-            {
-                "name": replica.name,
-                "model": replica.model,
-                "engine": replica.engine,
-                "url": replica.url,
-                "pid": replica.pid,
-                "up_s": round(time.time() - replica.started_at, 1),
-            }
-            for replica in Registry(here.home.replicas).registrations()
-        ],
+        "workers": overview.get("workers"),
+        "in_progress": overview.get("in_progress"),
+        "queues": overview.get("queues", {}),
+        "replicas": [_replica(name, own.get(name), seen.get(name, {})) for name in {**own, **seen}],
     }
+
+
+def _replica(name: str, own: Registration | None, seen: Mapping[str, Any]) -> dict[str, Any]:
+    """What the supervisor has registered of a replica, and what the gateway knows of it."""
+    return {
+        "name": name,
+        "model": own.model if own else seen["model"],
+        "engine": own.engine if own else seen["engine"],
+        "url": own.url if own else f"http://{seen['address']}",
+        "pid": own.pid if own else None,
+        "up_s": round(time.time() - own.started_at, 1) if own else None,
+        "state": seen.get("state", "unknown"),
+        "cause": seen.get("cause", ""),
+        "evidence": seen.get("evidence", ""),
+        "in_flight": seen.get("in_flight"),
+        "concurrency": seen.get("concurrency"),
+    }
+
+
+def _overview(here: Invocation) -> dict[str, Any]:
+    """What the gateway shows of itself; nothing where it does not answer."""
+    from penstock.cli.admin import Admin
+
+    try:
+        return Admin(here).get("/admin/overview")
+    except PenstockError:
+        return {}
 
 
 def _unready(url: str) -> str:
@@ -79,20 +107,29 @@ def _unready(url: str) -> str:
     return asyncio.run(ask()) if url else "it is starting"
 
 
-def _text(found: dict[str, object]) -> str:
+def _text(found: dict[str, Any]) -> str:
+    if not found["running"] and not found["replicas"]:
+        return "Penstock is not running here."
+    state = "ready" if found["ready"] else f"not ready: {found['reason']}"
+    head = f"Penstock at {found['url']} (pid {found['pid']}) is {state}." if found["running"] else ""
+    waiting = [
+        f"{line['length']} wait for {model}" for model, line in found["queues"].items() if line["length"]
+    ]
+    parts = [head, *([f"In line: {', '.join(waiting)}."] if waiting else [])]
+    if found["replicas"]:
+        header = ("REPLICA", "MODEL", "ENGINE", "STATE", "LOAD", "ADDRESS", "PID", "UP")
+        parts.append(table(header, [_row(one) for one in found["replicas"]]))
+        parts += [f"{one['name']}: {one['cause']}" for one in found["replicas"] if one["state"] not in _FINE]
+    return "\n\n".join(filter(None, parts))
+
+
+_FINE = frozenset({"ready", "unknown"})
+
+
+def _row(one: Mapping[str, Any]) -> tuple[str, ...]:
     from penstock.core.units import format_duration
 
-    if not found["running"]:
-        head = "Penstock is not running here."
-    else:
-        state = "ready" if found["ready"] else f"not ready: {found['reason']}"
-        head = f"Penstock at {found['url']} (pid {found['pid']}) is {state}."
-    replicas = found["replicas"]
-    assert isinstance(replicas, list)
-    if not replicas:
-        return head
-    rows = [
-        (one["name"], one["model"], one["engine"], one["url"], str(one["pid"]), format_duration(one["up_s"]))
-        for one in replicas
-    ]
-    return f"{head}\n\n{table(('REPLICA', 'MODEL', 'ENGINE', 'ADDRESS', 'PID', 'UP'), rows)}"
+    load = "-" if one["in_flight"] is None else f"{one['in_flight']}/{one['concurrency']}"
+    up = format_duration(one["up_s"]) if one["up_s"] is not None else "-"
+    pid = str(one["pid"] or "-")
+    return (one["name"], one["model"], one["engine"], one["state"], load, one["url"], pid, up)

@@ -36,5 +36,5 @@ def _up(here: Invocation) -> int:
     from penstock.cli.banner import banner
 
     loaded = here.load()
-    session = Session(loaded, here.home, here.environ, here.options, say)
+    session = Session(loaded, here.load, here.home, here.environ, here.options, say)
     return session.run_all(lambda listen, secret: out(banner(loaded.config, listen, secret)))

@@ -8,21 +8,34 @@ A key that has no effect with the chosen engine is a mistake, not a decoration.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, Field, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
+from penstock.core.config_limits import (
+    BudgetConfig,
+    IdempotencyConfig,
+    PriceConfig,
+    Priority,
+    Section,
+    SharedConfig,
+    TenantConfig,
+    UsageConfig,
+)
 from penstock.core.config_values import (
     Address,
+    Amount,
     ArgName,
     ArgValue,
     Count,
     Duration,
+    Flag,
     ListenAddress,
     Name,
+    Network,
     Secret,
     Size,
     Source,
@@ -34,16 +47,22 @@ __all__ = [
     "DEMO_SOURCE",
     "REPLICAS_MAX",
     "Address",
+    "BudgetConfig",
     "Config",
     "EngineKind",
     "GatewayConfig",
+    "IdempotencyConfig",
     "LogConfig",
     "LogFormat",
     "LogLevel",
     "ModelConfig",
+    "PriceConfig",
+    "Priority",
     "Routing",
+    "SharedConfig",
     "TenantConfig",
     "Timeouts",
+    "UsageConfig",
 ]
 
 DEMO_MODEL = "penstock-demo"
@@ -51,7 +70,7 @@ DEMO_SOURCE = "demo"
 REPLICAS_MAX = 64
 
 EngineKind = Literal["llamacpp", "sim", "remote", "vllm"]
-Routing = Literal["round_robin", "least_load"]
+Routing = Literal["round_robin", "least_load", "p2c", "prefix", "session"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["json", "console"]
 
@@ -78,13 +97,7 @@ def _source_mistake(engine: EngineKind, source: str | tuple[str, ...]) -> str:
     return ""
 
 
-class _Section(BaseModel):
-    """A table of the configuration: closed, unchangeable, and silent about what it was given."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-
-class GatewayConfig(_Section):
+class GatewayConfig(Section):
     """The public API: where it listens, and how much and how long it takes from a client."""
 
     listen: ListenAddress = Field(
@@ -127,8 +140,49 @@ class GatewayConfig(_Section):
         le=5,
         description="Attempts beyond the first, for a request without an answer so far.",
     )
+    continuations_max: Count = Field(
+        default=2,
+        ge=0,
+        le=5,
+        description="How often an answer whose engine is lost amid it is continued by another.",
+    )
     comment_every_s: Duration = Field(
         default=15.0, alias="comment_every", description="Silence until a stream gets a comment."
+    )
+    backpressure: Flag = Field(
+        default=True,
+        description="Turn requests away where the line is full, or the wait would be longer than it may be. "
+        "Without it they wait for as long as their time limits allow.",
+    )
+    queue_len_max: Count = Field(
+        default=1000, ge=0, le=1_000_000, description="Requests that wait in line for one model."
+    )
+    workers: Count = Field(
+        default=1, ge=1, le=64, description="Processes that serve the public API, on one core each."
+    )
+    admin_key: Secret | None = Field(
+        default=None,
+        description="Key of the admin API. Without it, one is made at each start, for this home's own commands.",
+        examples=["change-me"],
+    )
+    trusted_proxies: tuple[Network, ...] = Field(
+        default=(),
+        max_length=256,
+        description="Proxies in front of the gateway, whose `X-Forwarded-For` is believed.",
+        examples=[["10.0.0.0/8"]],
+    )
+    address_requests_per_second: Amount | None = Field(
+        default=None,
+        ge=0.01,
+        description="Requests that one client address may make in a second.",
+        examples=[50],
+    )
+    address_connections_max: Count | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description="Connections that one client address may have open.",
+        examples=[100],
     )
 
     @field_validator("admin")
@@ -140,14 +194,14 @@ class GatewayConfig(_Section):
         return admin
 
 
-class LogConfig(_Section):
+class LogConfig(Section):
     """The log, one line for each request and each change of state, on standard error."""
 
     level: LogLevel = Field(default="info", description="Least severe line written.", examples=["debug"])
     format: LogFormat = Field(default="json", description="How a line is written.", examples=["console"])
 
 
-class Timeouts(_Section):
+class Timeouts(Section):
     """How long each phase of a request may take; then it ends with a 504 or an error event.
 
     A phase that is set must fit into `total`; one left at its default is simply cut short by it.
@@ -161,8 +215,9 @@ class Timeouts(_Section):
         default=60.0, alias="first_token", description="From request to first token."
     )
     stall_s: Duration = Field(default=30.0, alias="stall", description="Silence between two tokens.")
+    queue_s: Duration = Field(default=30.0, alias="queue", description="Waiting in line for a replica.")
 
-    @field_validator("connect_s", "first_token_s", "stall_s")
+    @field_validator("connect_s", "first_token_s", "stall_s", "queue_s")
     @classmethod
     def _phase_fits(cls, phase_s: float, info: ValidationInfo) -> float:
         total_s = info.data.get("total_s")
@@ -171,7 +226,7 @@ class Timeouts(_Section):
         return phase_s
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """One model: the name clients ask for, and the engine that serves it."""
 
     name: Name = Field(description="Name that clients ask for.", examples=["penstock-demo"])
@@ -207,6 +262,34 @@ class ModelConfig(_Section):
     routing: Routing = Field(
         default="least_load", description="How a replica is chosen for a request.", examples=["round_robin"]
     )
+    concurrency: Count | None = Field(
+        default=None,
+        ge=1,
+        le=100_000,
+        description="Requests that one replica holds at once; more wait in line. Left out, it is what the engine "
+        "runs at once, or, for a remote one, learned from its metrics.",
+        examples=[64],
+    )
+    fallbacks: tuple[Name, ...] = Field(
+        default=(),
+        max_length=8,
+        description="Other models that answer, in this order, while no replica of this one is healthy.",
+        examples=[["other-model"]],
+    )
+    hedge_after_s: Duration | None = Field(
+        default=None,
+        alias="hedge_after",
+        description="Wait for the first byte, after which a second replica is asked as well; the first to answer "
+        "is taken. Left out, none is.",
+        examples=["2s"],
+    )
+    completion_tokens_expected: Count = Field(
+        default=512,
+        ge=1,
+        le=1_000_000,
+        description="Tokens that are reserved for the answer to a request without `max_tokens`.",
+    )
+    price: PriceConfig = Field(default_factory=PriceConfig, description="What its tokens cost.")
     timeouts: Timeouts = Field(default_factory=Timeouts, description="Limits of each phase of a request.")
 
     @property
@@ -237,13 +320,7 @@ class ModelConfig(_Section):
         return value
 
 
-class TenantConfig(_Section):
-    """One tenant: who owns API keys and is answerable for their use."""
-
-    name: Name = Field(description="Name of the tenant.", examples=["search-team"])
-
-
-class Config(_Section):
+class Config(Section):
     """The whole configuration; without any source it serves the bundled demo model."""
 
     gateway: GatewayConfig = Field(default_factory=GatewayConfig)
@@ -252,6 +329,9 @@ class Config(_Section):
         default=(ModelConfig(name=DEMO_MODEL, engine="llamacpp", source=DEMO_SOURCE),), max_length=64
     )
     tenants: tuple[TenantConfig, ...] = Field(default=(), max_length=1024)
+    idempotency: IdempotencyConfig = Field(default_factory=IdempotencyConfig)
+    shared: SharedConfig = Field(default_factory=SharedConfig)
+    usage: UsageConfig = Field(default_factory=UsageConfig)
 
     @field_validator("models")
     @classmethod
@@ -260,6 +340,32 @@ class Config(_Section):
             raise ValueError("expected at least one model")
         return models
 
+    @field_validator("models")
+    @classmethod
+    def _fallbacks_exist(cls, models: tuple[ModelConfig, ...]) -> tuple[ModelConfig, ...]:
+        names = [model.name for model in models]
+        _refuse_unknown(
+            ((at, "fallbacks", index), name, [other for other in names if other != model.name])
+            for at, model in enumerate(models)
+            for index, name in enumerate(model.fallbacks)
+        )
+        return models
+
+    @field_validator("tenants")
+    @classmethod
+    def _models_exist(
+        cls, tenants: tuple[TenantConfig, ...], info: ValidationInfo
+    ) -> tuple[TenantConfig, ...]:
+        models = info.data.get("models")
+        if models is not None:
+            names = [model.name for model in models]
+            _refuse_unknown(
+                ((at, "models", index), name, names)
+                for at, tenant in enumerate(tenants)
+                for index, name in enumerate(tenant.models)
+            )
+        return tenants
+
     @field_validator("models", "tenants")
     @classmethod
     def _names_are_unique(cls, entries: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -267,6 +373,13 @@ class Config(_Section):
         if mistakes:
             raise PydanticCustomError("repeated", "expected unique names", {"mistakes": mistakes})
         return entries
+
+
+def _refuse_unknown(uses: Iterable[tuple[tuple[int | str, ...], str, Sequence[str]]]) -> None:
+    """Refuses every name, given with its path below the list, that is none of those it may be."""
+    mistakes = [(path, name, tuple(known)) for path, name, known in uses if name not in known]
+    if mistakes:
+        raise PydanticCustomError("unknown_model", "expected names of models", {"mistakes": mistakes})
 
 
 def repeated_names(entries: Sequence[object]) -> Iterator[tuple[tuple[int | str, ...], str, str]]:

@@ -19,7 +19,7 @@ from penstock.core.errors import PenstockError
 
 KeyPath = tuple[str | int, ...]
 
-_HIDDEN_KEYS = frozenset({"api_key", "api_keys", "engine_args"})
+_HIDDEN_KEYS = frozenset({"admin_key", "api_key", "api_keys", "engine_args", "redis"})
 _SHOWN_CHARS_MAX = 60
 _NAMES_SHOWN_MAX = 12
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -122,6 +122,11 @@ def problems_of(error: Mapping[str, Any], origin_of: Callable[[KeyPath], str]) -
     kind, value = error["type"], error["input"]
     if kind == "repeated":
         return repeated_problems(path, error["ctx"]["mistakes"], origin_of)
+    if kind == "unknown_model":
+        return [
+            _unknown_model(path + below, name, known, origin_of)
+            for below, name, known in error["ctx"]["mistakes"]
+        ]
     if kind == "extra_forbidden":
         return [_unknown_key(path, origin_of(path))]
     if kind == "missing":
@@ -144,6 +149,19 @@ def repeated_problems(
         )
         for below, name, first_use in mistakes
     ]
+
+
+def _unknown_model(
+    path: KeyPath, name: str, known: tuple[str, ...], origin_of: Callable[[KeyPath], str]
+) -> Problem:
+    names = ", ".join(known[:_NAMES_SHOWN_MAX]) or "no other is configured"
+    return Problem(
+        dotted(path),
+        shown(name, path),
+        f"the name of a model ({names})",
+        nearest(name, known),
+        origin_of(path),
+    )
 
 
 def _expected(error: Mapping[str, Any]) -> str:

@@ -20,8 +20,8 @@ from penstock.core.config_sources import INTERNAL_PREFIX, RESERVED_NAMES, variab
 from penstock.core.config_values import DURATION, SIZE
 
 _SIZE_UNITS = (("GB", 10**9), ("MB", 10**6), ("KB", 10**3))
-# Settings that need another engine than the example's; their lines stay prose.
-_OTHER_ENGINES = frozenset({"api_key"})
+# Settings that need another engine or another model than the example's; their lines stay prose.
+_NEED_OTHERS = frozenset({"api_key", "fallbacks"})
 
 _EXAMPLE_HEAD = """\
 ## Penstock's configuration: every key, with its default or an example. Copy this file to penstock.toml and
@@ -106,7 +106,7 @@ def _plain_keys(section: type[BaseModel]) -> list[tuple[str, FieldInfo]]:
 def _example_key(key: str, field: FieldInfo) -> list[str]:
     default = "required" if field.is_required() else f"default {_default(field)}"
     lines = [*_prose(field.description or "", "## "), *_prose(f"Value: {_kind(field)}; {default}.", "## ")]
-    mark = "## " if key in _OTHER_ENGINES else "# "
+    mark = "## " if key in _NEED_OTHERS else "# "
     return [*lines, f"{mark}{key} = {_example_value(field)}"]
 
 

@@ -20,7 +20,6 @@ _NO_SWAP = (
     "vLLM's V1 engine has no swap space any more and recomputes preempted requests; "
     "lower MAX_NUM_SEQS or raise GPU_MEMORY_UTILIZATION instead"
 )
-_NOT_YET = "this version has no such setting yet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +110,9 @@ SEEDS: tuple[Seed, ...] = (
     _arg("MODEL_DOWNLOAD_DIR", "download_dir"),
     Seed("SWAP_SPACE_GB", _NO_SWAP, is_gone=True),
     Seed("SWAP_SPACE", _NO_SWAP, is_gone=True),
-    Seed("ENABLE_BACKPRESSURE", _NOT_YET, is_gone=True),
-    Seed("QUEUE_CAPACITY", _NOT_YET, is_gone=True),
-    Seed("MAX_CONCURRENT_REQUESTS", _NOT_YET, is_gone=True),
+    Seed("ENABLE_BACKPRESSURE", path=("gateway", "backpressure")),
+    Seed("QUEUE_CAPACITY", path=("gateway", "queue_len_max")),
+    Seed("MAX_CONCURRENT_REQUESTS", path=(*MODEL, "concurrency")),
     Seed("WARMUP", "an engine is always warmed up before it gets requests", is_gone=True),
 )
 SEED_NAMES = frozenset(seed.name for seed in SEEDS)

@@ -19,6 +19,10 @@ from penstock.core.units import parse_duration_s, parse_size_bytes
 # What a value should look like, said in the same words by a mistake and by the reference.
 ADDRESS = "host:port, such as 127.0.0.1:8080 or [::1]:8080"
 DURATION = "a duration from 1ms to 24h, such as 500ms, 2s or 10m"
+PERIOD = "a duration from 1s to 3650d, such as 10m, 24h or 90d"
+AMOUNT = "a number from 0 to 1000000000"
+NETWORK = "an IP address or network, such as 10.0.0.0/8 or ::1"
+REDIS_URL = "a URL such as redis://host:6379/0, redis://:password@host:6379/0 or rediss://host:6379"
 SIZE = "a size from 1KB to 1GB, such as 512KB, 10MB or 16MiB"
 WHOLE = "a whole number"
 NAME = "1 to 128 characters without spaces or control characters"
@@ -29,6 +33,17 @@ ENGINE_ARG = "text, a number, true or false, or a list of these"
 _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 _PORT = re.compile(r"[0-9]{1,5}")
 _SECRET = re.compile(r"[!-~]{1,512}")
+_REDIS_URL = re.compile(r"rediss?://[!-~]{1,500}|unix://[!-~]{1,500}")
+_FLAGS = {
+    "true": True,
+    "yes": True,
+    "on": True,
+    "1": True,
+    "false": False,
+    "no": False,
+    "off": False,
+    "0": False,
+}
 _LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, never bound to
 _EVERY_INTERFACE = frozenset(_LOOPBACK_OF)
 
@@ -98,6 +113,48 @@ def _duration_s(value: Any) -> float:
     return duration_s
 
 
+def _period_s(value: Any) -> float:
+    try:
+        period_s = parse_duration_s(value)
+    except ValueError:
+        period_s = 0.0
+    if not 1.0 <= period_s <= 3650 * 86400.0:
+        raise ValueError(f"expected {PERIOD}")
+    return period_s
+
+
+def _amount(value: object) -> float:
+    try:
+        amount = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]  # tried
+    except (TypeError, ValueError):
+        amount = math.nan
+    if not 0 <= amount <= 10**9:
+        raise ValueError(f"expected {AMOUNT}")
+    return amount
+
+
+def _flag(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in _FLAGS:
+        return _FLAGS[value.lower()]
+    raise ValueError("expected true or false")
+
+
+def _network(value: str) -> str:
+    try:
+        ipaddress.ip_network(value, strict=False)
+    except ValueError:
+        raise ValueError(f"expected {NETWORK}") from None
+    return value
+
+
+def _redis_url(value: SecretStr) -> SecretStr:
+    if not _REDIS_URL.fullmatch(value.get_secret_value()):
+        raise ValueError(f"expected {REDIS_URL}")
+    return value
+
+
 def _size_bytes(value: Any) -> int:
     try:
         size_bytes = parse_size_bytes(value)
@@ -162,6 +219,11 @@ def is_base_url(url: str) -> bool:
 
 Duration = Annotated[float, BeforeValidator(_duration_s), DURATION]
 Size = Annotated[int, BeforeValidator(_size_bytes), SIZE]
+Period = Annotated[float, BeforeValidator(_period_s), PERIOD]
+Amount = Annotated[float, BeforeValidator(_amount), AMOUNT]
+Flag = Annotated[bool, BeforeValidator(_flag), "true or false"]
+Network = Annotated[str, AfterValidator(_network), NETWORK]
+RedisUrl = Annotated[SecretStr, AfterValidator(_redis_url), REDIS_URL]
 Count = Annotated[int, BeforeValidator(_whole), WHOLE]
 Name = Annotated[str, AfterValidator(_name), NAME]
 Secret = Annotated[SecretStr, AfterValidator(_secret), SECRET]

@@ -7,6 +7,7 @@ place that turns one into bytes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from http import HTTPStatus
 
@@ -39,6 +40,7 @@ class PenstockError(Exception):
         status: the HTTP status, where it differs from the class's own.
         param: the request field at fault, as OpenAI's error shape names it.
         retry_after_s: how long to wait before trying again, in whole seconds.
+        headers: further headers for the response, with lower-case names.
     """
 
     status: int = HTTPStatus.INTERNAL_SERVER_ERROR
@@ -55,12 +57,14 @@ class PenstockError(Exception):
         status: int | None = None,
         param: str | None = None,
         retry_after_s: int | None = None,
+        headers: Sequence[tuple[bytes, bytes]] = (),
     ) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
         self.param = param
         self.retry_after_s = retry_after_s
+        self.headers = headers
         self.code = code or type(self).code
         self.status = int(status or type(self).status)
 

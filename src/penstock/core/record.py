@@ -54,6 +54,8 @@ class RequestRecord:
     tenant: str = ""
     key_id: str = ""
     stream: bool = False
+    priority: str = ""  # the class in which it waited
+    authenticated_s: float | None = None
     body_read_s: float | None = None
     admitted_s: float | None = None
     first_byte_s: float | None = None
@@ -69,11 +71,20 @@ class RequestRecord:
     request_bytes: int = 0
     response_bytes: int = 0
     events: int = 0  # delivered events that brought a token, as far as they were looked at
+    continuations: int = 0  # how often another replica went on with an answer that had begun
+    hedged: bool = False  # a second attempt raced the first
+    replayed: bool = False  # answered from a stored or running answer: nothing was generated for it
+    cost_usd: float = 0.0  # at the configured prices
 
     @property
     def replica(self) -> str:
         """The replica of the last attempt, or an empty string."""
         return self.attempts[-1].replica if self.attempts else ""
+
+    @property
+    def tokens(self) -> int:
+        """Prompt and completion, as far as they were told."""
+        return (self.usage.prompt_tokens or 0) + (self.usage.completion_tokens or 0)
 
     @property
     def duration_s(self) -> float | None:

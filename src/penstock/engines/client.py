@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+import msgspec
 
 from penstock.core.config import Address
 from penstock.core.errors import DeadlineError, EngineError, OverloadError, Phase
+from penstock.engines.alarm import Alarm
 from penstock.engines.connection import EngineConnection
 from penstock.engines.exchange import ConnectionLostError, Exchange, Headers, PhaseTimeouts
 
@@ -84,7 +87,7 @@ class EngineClient:
         pool = self._pools.get(address)
         if pool is None:
             pool = self._pools[address] = _Pool(address, self._connections_max, self._idle_max)
-        request = _serialize(address, method, target, headers, body)
+        request = _serialize(pool.host_line, method, target, headers, body)
         begun_s = time.monotonic()
         connection = pool.idle_connection()
         if connection is not None:
@@ -95,7 +98,7 @@ class EngineClient:
                     raise
         connection = await pool.connect(timeouts)
         left_s = max(0.0, timeouts.total_s - (time.monotonic() - begun_s))
-        return await _exchange(connection, request, replace(timeouts, total_s=left_s))
+        return await _exchange(connection, request, msgspec.structs.replace(timeouts, total_s=left_s))
 
     async def fetch(
         self,
@@ -137,6 +140,7 @@ class _Pool:
 
     def __init__(self, address: Address, connections_max: int, idle_max: int) -> None:
         self.address = address
+        self.host_line = b"host: %b\r\n" % str(address).encode()
         self.connections_max = connections_max
         self.idle_max = idle_max
         self.idle: deque[EngineConnection] = deque()
@@ -163,7 +167,8 @@ class _Pool:
                 hint="add a replica, or send fewer requests at once",
                 retry_after_s=1,
             )
-        connection = EngineConnection(self._freed, self._lost)
+        alarm = Alarm(asyncio.get_running_loop())
+        connection = EngineConnection(self._freed, self._lost, alarm)
         self._open.add(connection)
         try:
             await self._dial(connection, timeouts)
@@ -218,7 +223,7 @@ class _StaleConnectionError(ConnectionLostError):
 async def _exchange(connection: EngineConnection, request: bytes, timeouts: PhaseTimeouts) -> Exchange:
     if not connection.usable:
         raise ConnectionLostError("the engine closed the connection as soon as it was open")
-    exchange = Exchange(connection, timeouts, asyncio.get_running_loop())
+    exchange = Exchange(connection, timeouts, asyncio.get_running_loop(), connection.alarm)
     connection.send(exchange, request)
     try:
         await exchange.head()
@@ -232,11 +237,9 @@ async def _exchange(connection: EngineConnection, request: bytes, timeouts: Phas
     return exchange
 
 
-def _serialize(address: Address, method: bytes, target: bytes, headers: Headers, body: bytes) -> bytes:
-    lines = [b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (method, target, str(address).encode())]
+def _serialize(host_line: bytes, method: bytes, target: bytes, headers: Headers, body: bytes) -> bytes:
+    lines = [b"%b %b HTTP/1.1\r\n%b" % (method, target, host_line)]
     lines += [b"%b: %b\r\n" % header for header in headers]
-    if body or method != b"GET":
-        lines.append(b"content-length: %d\r\n" % len(body))
-    lines.append(b"\r\n")
-    lines.append(body)
+    length = b"content-length: %d\r\n\r\n" % len(body) if body or method != b"GET" else b"\r\n"
+    lines += (length, body)
     return b"".join(lines)

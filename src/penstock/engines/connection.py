@@ -8,10 +8,13 @@ from typing import cast
 
 import httptools
 
+from penstock.engines.alarm import Alarm
 from penstock.engines.exchange import ConnectionLostError, Exchange, Headers, MalformedResponseError
 
 # vLLM's and llama.cpp's heads are under 1 KB; more than this is no head of an engine.
 HEAD_BYTES_MAX = 64 * 1024
+
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
 
 class EngineConnection(asyncio.Protocol):
@@ -20,13 +23,32 @@ class EngineConnection(asyncio.Protocol):
     Args:
         on_free: told when a response is complete and the connection may carry another.
         on_lost: told once when the connection is gone.
+        alarm: kept for the exchanges, one after the other.
     """
+
+    __slots__ = (
+        "_body",
+        "_exchange",
+        "_head_bytes",
+        "_headers",
+        "_informational",
+        "_keep_alive",
+        "_on_free",
+        "_on_lost",
+        "_parser",
+        "_transport",
+        "_until_close",
+        "alarm",
+        "reused",
+    )
 
     def __init__(
         self,
         on_free: Callable[[EngineConnection], None],
         on_lost: Callable[[EngineConnection], None],
+        alarm: Alarm | None = None,
     ) -> None:
+        self.alarm = alarm
         self._on_free = on_free
         self._on_lost = on_lost
         self._transport: asyncio.Transport | None = None
@@ -83,15 +105,15 @@ class EngineConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the engine: parsed, then handed on as one piece of body."""
-        exchange = self._exchange
-        if exchange is None or self._parser is None:  # an idle connection that talks is not to be trusted
+        exchange, parser = self._exchange, self._parser
+        if exchange is None or parser is None:  # an idle connection that talks is not to be trusted
             self.abort()
             return
-        exchange.answered = True
         if not exchange.status:
+            exchange.answered = True
             self._head_bytes += len(data)
         try:
-            self._parser.feed_data(data)
+            parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             exchange.fail(MalformedResponseError(f"the engine's response is not HTTP/1.1: {error}"))
             return
@@ -99,8 +121,9 @@ class EngineConnection(asyncio.Protocol):
             exchange.fail(MalformedResponseError("the engine's response head is too large"))
         body = self._body
         if body:
-            self._body = []
-            exchange.on_data(body[0] if len(body) == 1 else b"".join(body))
+            data = body[0] if len(body) == 1 else b"".join(body)
+            body.clear()
+            exchange.on_data(data)
         if self._parser is None and self._exchange is exchange:
             self._finish(exchange)
 
@@ -114,6 +137,8 @@ class EngineConnection(asyncio.Protocol):
         """The connection is gone."""
         exchange, self._exchange = self._exchange, None
         self._transport = self._parser = None
+        if self.alarm is not None:
+            self.alarm.close()
         self._on_lost(self)
         if exchange is not None:
             reason = f" ({exc})" if exc else ""
@@ -134,7 +159,7 @@ class EngineConnection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header line; trailers, which come behind the body, are dropped."""
         if self._exchange is not None and not self._exchange.status:
-            self._headers.append((name.lower(), value))
+            self._headers.append((lower_name(name), value))
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
@@ -145,9 +170,8 @@ class EngineConnection(asyncio.Protocol):
         if self._informational:
             self._headers = []
             return
-        names = {name for name, _ in self._headers}
-        self._until_close = (
-            b"content-length" not in names and b"transfer-encoding" not in names and status not in (204, 304)
+        self._until_close = status not in (204, 304) and not any(
+            name in _FRAMING for name, _ in self._headers
         )
         self._keep_alive = self._parser.should_keep_alive() and not self._until_close
         self._exchange.on_head(status, self._headers)
@@ -160,3 +184,37 @@ class EngineConnection(asyncio.Protocol):
         """The response is whole; `data_received` finishes it after the body was handed on."""
         if not self._informational:
             self._parser = None
+
+
+def lower_name(name: bytes) -> bytes:
+    """A header's name in lower case; one object for all headers of a usual name, since streams keep them."""
+    return _USUAL_NAMES.get(name) or name.lower()
+
+
+_USUAL_NAMES = {
+    spelled: name
+    for name in (
+        b"accept",
+        b"accept-encoding",
+        b"accept-language",
+        b"authorization",
+        b"cache-control",
+        b"connection",
+        b"content-length",
+        b"content-type",
+        b"date",
+        b"host",
+        b"server",
+        b"traceparent",
+        b"transfer-encoding",
+        b"user-agent",
+        b"x-forwarded-for",
+        b"x-request-id",
+        *(b"x-stainless-" + what for what in (b"arch", b"async", b"lang", b"os", b"package-version")),
+        *(
+            b"x-stainless-" + what
+            for what in (b"read-timeout", b"retry-count", b"runtime", b"runtime-version")
+        ),
+    )
+    for spelled in (name, name.title())
+}

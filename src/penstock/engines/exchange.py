@@ -1,19 +1,21 @@
 """One request to an engine and its response, on one connection.
 
 The body reaches its consumer through a callback, once per read from the socket however many HTTP chunks the
-read held; waiting for the head and for the end are awaits, one wake-up each. Time limits are kept by one timer
-per exchange that is moved only at the first byte and when it fires, so a body event costs no timer call.
+read held; waiting for the head and for the end are awaits, one wake-up each. Time limits are kept by the one
+alarm of the connection, which is set at the first byte and when it rings, so a body event costs no timer call.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Protocol
 
+import msgspec
+
 from penstock.core.errors import DeadlineError, EngineError, Fault, Phase
+from penstock.engines.alarm import EARLY_S, Alarm
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -21,8 +23,7 @@ Headers = list[tuple[bytes, bytes]]
 UNREAD_BYTES_MAX = 256 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class PhaseTimeouts:
+class PhaseTimeouts(msgspec.Struct, frozen=True):
     """How long each phase of an exchange may last, in seconds.
 
     Args:
@@ -71,9 +72,15 @@ class Channel(Protocol):
 
 
 class Exchange:
-    """The response as it arrives: `status` and `headers` once `head()` returns, then the body."""
+    """The response as it arrives: `status` and `headers` once `head()` returns, then the body.
+
+    Args:
+        alarm: of the connection, free for this exchange; None gives it one of its own.
+    """
 
     __slots__ = (
+        "_alarm",
+        "_alarm_is_ours",
         "_channel",
         "_end",
         "_error",
@@ -84,7 +91,6 @@ class Exchange:
         "_paused",
         "_started_s",
         "_timeouts",
-        "_timer",
         "_unread",
         "answered",
         "body_begun",
@@ -93,7 +99,13 @@ class Exchange:
         "status",
     )
 
-    def __init__(self, channel: Channel, timeouts: PhaseTimeouts, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        timeouts: PhaseTimeouts,
+        loop: asyncio.AbstractEventLoop,
+        alarm: Alarm | None = None,
+    ) -> None:
         self._channel = channel
         self._loop = loop
         self._timeouts = timeouts
@@ -109,7 +121,10 @@ class Exchange:
         self.body_begun = False
         self.complete = False
         self._started_s = self._last_byte_s = loop.time()
-        self._timer = loop.call_at(self._due()[0], self._check_time)
+        self._alarm_is_ours = alarm is None
+        self._alarm = alarm or Alarm(loop)
+        self._alarm.on_due = self._check_time
+        self._alarm.set(self._due()[0])
 
     # -- the consumer's side ------------------------------------------------------------------------
 
@@ -127,7 +142,8 @@ class Exchange:
 
     def receive(self, on_body: Callable[[bytes], None]) -> None:
         """Sends the body to `on_body`, beginning with what has arrived already."""
-        self._on_body = on_body
+        if not self.complete:
+            self._on_body = on_body
         unread, self._unread = self._unread, []
         self.resume()  # before the consumer is given anything: it may pause amid it
         for data in unread:
@@ -204,8 +220,7 @@ class Exchange:
         self._last_byte_s = self._loop.time()
         if not self.body_begun:
             self.body_begun = True
-            self._timer.cancel()  # the stall limit may pass before the first byte's would have
-            self._timer = self._loop.call_at(self._due()[0], self._check_time)
+            self._alarm.set(self._due()[0])  # the stall limit may pass before the first byte's would have
         if self._on_body is not None:
             self._on_body(data)
             return
@@ -216,7 +231,8 @@ class Exchange:
     def on_complete(self) -> None:
         """The response is whole."""
         self.complete = True
-        self._timer.cancel()
+        self._on_body = None  # it refers to what refers to us: not left to the garbage collector
+        self._stop_alarm()
         _wake(self._end)
 
     def fail(self, error: EngineError) -> None:
@@ -224,7 +240,8 @@ class Exchange:
         if self.complete or self._error is not None:
             return
         self._error = error
-        self._timer.cancel()
+        self._on_body = None
+        self._stop_alarm()
         self._channel.abort()
         _wake(self._head)
         _wake(self._end)
@@ -246,8 +263,8 @@ class Exchange:
         if self._paused:
             self._last_byte_s = now_s
         due_s, phase = self._due()
-        if now_s < due_s:
-            self._timer = self._loop.call_at(due_s, self._check_time)
+        if due_s - now_s > EARLY_S:
+            self._alarm.set(due_s)
             return
         if self._paused:
             self.fail(SlowClientError("the client took too long to read its answer", phase=phase))
@@ -260,6 +277,13 @@ class Exchange:
                 hint=f"raise models.N.timeouts.{phase}, or find out why the engine is slow",
             )
         )
+
+    def _stop_alarm(self) -> None:
+        if self._alarm_is_ours:
+            self._alarm.close()
+        else:
+            self._alarm.clear()
+            self._alarm.on_due = None
 
 
 def _wake(waiter: asyncio.Future[None] | None) -> None:

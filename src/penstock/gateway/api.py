@@ -1,11 +1,9 @@
 """Everything of the public API that goes to no engine, on FastAPI: health, models, docs; and what `/docs` says
 of the inference routes, which are served beside it."""
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.security import HTTPBearer
@@ -14,11 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from penstock import __version__
+from penstock.core.config import ModelConfig
 from penstock.core.errors import ClientError, InternalError, PenstockError
 from penstock.gateway.auth import authenticate
-from penstock.gateway.models import Models
 from penstock.gateway.replicas import Replicas
 from penstock.gateway.responses import error_body, error_headers
+from penstock.gateway.settings import Settings
+from penstock.gateway.tenants import Caller
 from penstock.store.keys import KeyRing
 
 NOT_READY_RETRY_AFTER_S = "2"
@@ -72,7 +72,7 @@ class GenerateRequest(BaseModel):
     stream: bool = False
 
 
-def build_api(models: Models, replicas: Replicas, keys: KeyRing, draining: Callable[[], bool]) -> FastAPI:
+def build_api(settings: Settings, replicas: Replicas, keys: KeyRing, draining: Callable[[], bool]) -> FastAPI:
     """The application.
 
     Args:
@@ -80,8 +80,8 @@ def build_api(models: Models, replicas: Replicas, keys: KeyRing, draining: Calla
     """
     api: FastAPI = FastAPIOffline(title="Penstock", version=__version__, redoc_url=None)
     answer_errors(api)
-    _add_health(api, models, replicas, draining)
-    _add_models(api, models, keys)
+    _add_health(api, settings, replicas, draining)
+    _add_models(api, settings, keys)
     _add_inference_docs(api)
     return api
 
@@ -93,7 +93,7 @@ def answer_errors(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _on_http_exception)
 
 
-def _add_health(api: FastAPI, models: Models, replicas: Replicas, draining: Callable[[], bool]) -> None:
+def _add_health(api: FastAPI, settings: Settings, replicas: Replicas, draining: Callable[[], bool]) -> None:
     async def health() -> dict[str, str]:
         """Whether the gateway itself is alive."""
         return {"status": "ok"}
@@ -101,7 +101,7 @@ def _add_health(api: FastAPI, models: Models, replicas: Replicas, draining: Call
     async def ready(response: Response) -> dict[str, Any]:
         """Whether every model has a replica that has proved itself; 503 and the reasons until then."""
         fleet = replicas.fleet
-        reasons = {m.name: fleet.unready_reason(m.name) for m in models if not fleet.ready(m.name)}
+        reasons = {m.name: fleet.unready_reason(m.name) for m in settings.models if not fleet.ready(m.name)}
         if draining():
             reasons["gateway"] = "is stopping"
         if reasons:
@@ -115,24 +115,28 @@ def _add_health(api: FastAPI, models: Models, replicas: Replicas, draining: Call
     api.get("/ready", tags=["health"], responses={503: {"description": "Not ready"}})(ready)
 
 
-def _add_models(api: FastAPI, models: Models, keys: KeyRing) -> None:
-    def caller(request: Request) -> None:
-        authenticate(request.headers.raw, keys)
+def _add_models(api: FastAPI, settings: Settings, keys: KeyRing) -> None:
+    def calling(request: Request) -> Caller:
+        return settings.tenants.caller(authenticate(request.headers.raw, keys))
 
-    def described(name: str) -> dict[str, Any]:
-        model = models.find(name)
+    Calling = Annotated[Caller, Depends(calling)]  # noqa: N806 - a type, that needs the keys
+
+    def described(name: str, model: ModelConfig) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": 0, "owned_by": "penstock", "root": model.name}
 
-    async def list_models() -> dict[str, Any]:
-        """The models that can be asked for, aliases too."""
-        names = [name for model in models for name in (model.name, *model.aliases)]
-        return {"object": "list", "data": [described(name) for name in names]}
+    async def list_models(caller: Calling) -> dict[str, Any]:
+        """The models that the key may ask for, aliases too."""
+        allowed = [model for model in settings.models if caller.may_use(model)]
+        data = [described(name, model) for model in allowed for name in (model.name, *model.aliases)]
+        return {"object": "list", "data": data}
 
-    async def show_model(name: str) -> dict[str, Any]:
+    async def show_model(name: str, caller: Calling) -> dict[str, Any]:
         """One model."""
-        return described(name)
+        model = settings.models.find(name)
+        caller.check_model(model)
+        return described(name, model)
 
-    guarded: Any = {"tags": ["models"], "dependencies": [Depends(_BEARER), Depends(caller)]}
+    guarded: Any = {"tags": ["models"], "dependencies": [Depends(_BEARER)]}
     api.get("/v1/models", **guarded)(list_models)
     api.get("/v1/models/{name:path}", **guarded)(show_model)
 

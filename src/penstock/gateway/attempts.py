@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
-from penstock.core.config import GatewayConfig, ModelConfig
+from penstock.core.config import GatewayConfig, ModelConfig, Timeouts
 from penstock.core.errors import (
     ClientError,
     DeadlineError,
@@ -19,11 +19,12 @@ from penstock.core.errors import (
 )
 from penstock.core.record import Attempt, Outcome, RequestRecord, Usage
 from penstock.engines.client import ConnectRefusedError, EngineClient
-from penstock.engines.exchange import Exchange, MalformedResponseError, PhaseTimeouts
+from penstock.engines.exchange import Exchange, Headers, MalformedResponseError, PhaseTimeouts
 from penstock.gateway.forwarding import content_type, headers_to_client, headers_to_engine
 from penstock.gateway.relay import PlainRelay, Rewrite, StreamRelay
 from penstock.gateway.replicas import Replicas
 from penstock.gateway.responder import Responder
+from penstock.gateway.tenants import Caller
 from penstock.policy.fleet import Replica
 from penstock.policy.retry import RETRIED_STATUSES, Failure, RetryBudget, retry
 from penstock.policy.route import Choice, route
@@ -39,17 +40,18 @@ class Call:
     route: str
     request: InferenceRequest
     model: ModelConfig
-    headers: Iterable[tuple[bytes, bytes]]
+    caller: Caller
+    headers: Headers
+    session: str
     responder: Responder
     record: RequestRecord
+    timeouts: Timeouts
+    deadline_s: float
+    before_end: Callable[[], None] = field(default=lambda: None)
+    reply_headers: Headers = field(default_factory=list)
     rewrite_reply: Rewrite | None = None
     rewrite_event: Rewrite | None = None
     tried: set[str] = field(default_factory=set)
-
-    @property
-    def deadline_s(self) -> float:
-        """When the whole request must be over, on the clock of the record."""
-        return self.record.arrived_s + self.model.timeouts.total_s
 
 
 class Attempts:
@@ -117,7 +119,7 @@ class Attempts:
         return choice
 
     async def _open(self, call: Call, replica: Replica) -> Exchange:
-        limits = call.model.timeouts
+        limits = call.timeouts
         streams = call.request.stream
         return await self._client.open(
             replica.address,
@@ -162,7 +164,7 @@ class Attempts:
 
     def _relay_for(self, call: Call, exchange: Exchange) -> PlainRelay | StreamRelay:
         record, responder = call.record, call.responder
-        headers = headers_to_client(exchange.headers, record.request_id)
+        headers = headers_to_client(exchange.headers, record.request_id) + call.reply_headers
         if content_type(exchange.headers) == "text/event-stream":
             return StreamRelay(
                 exchange,

@@ -17,7 +17,7 @@ def authenticate(headers: Iterable[tuple[bytes, bytes]], keys: KeyRing) -> Key:
     Raises:
         AuthError: there is none, or it is not known, or no longer.
     """
-    secret = _secret(headers)
+    secret = secret_of(headers)
     if not secret:
         raise AuthError(
             "no API key was given",
@@ -33,7 +33,8 @@ def authenticate(headers: Iterable[tuple[bytes, bytes]], keys: KeyRing) -> Key:
     return key
 
 
-def _secret(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+def secret_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """What `Authorization: Bearer` or `X-API-Key` holds; empty where there is neither."""
     for name, value in headers:
         if name == b"authorization":
             scheme, _, secret = value.partition(b" ")

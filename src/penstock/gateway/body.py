@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-from uvicorn._types import ASGIReceiveCallable, HTTPScope
-
 from penstock.core.errors import ClientError
 from penstock.core.units import format_size
-from penstock.gateway.responder import Responder
+from penstock.gateway.request import Request
 
 
-async def read_body(
-    scope: HTTPScope, receive: ASGIReceiveCallable, responder: Responder, *, bytes_max: int, timeout_s: float
-) -> bytes:
+async def read_body(request: Request, *, bytes_max: int, timeout_s: float) -> bytes:
     """The whole body.
 
     Raises:
@@ -21,13 +17,12 @@ async def read_body(
             read, where that is given), 408 when it takes longer than `timeout_s` seconds.
         asyncio.CancelledError: the client has gone.
     """
-    if _announced_bytes(scope) > bytes_max:
+    if request.announced_bytes > bytes_max:
         raise _too_large(bytes_max)
-    body = responder.body_if_complete()
-    if body is None:
+    if request.more_body:
         try:
             async with asyncio.timeout(timeout_s):
-                body = await _receive_all(receive, bytes_max)
+                body = await request.read(bytes_max)
         except TimeoutError:
             raise ClientError(
                 f"the request's body did not arrive within {timeout_s:.3g} s",
@@ -35,25 +30,11 @@ async def read_body(
                 hint="send it faster, or raise gateway.body_timeout",
                 status=408,
             ) from None
+    else:
+        body = await request.read(bytes_max)
     if len(body) > bytes_max:
         raise _too_large(bytes_max)
     return body
-
-
-async def _receive_all(receive: ASGIReceiveCallable, bytes_max: int) -> bytes:
-    body = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            raise asyncio.CancelledError
-        body += message.get("body", b"")
-        if len(body) > bytes_max or not message.get("more_body", False):
-            return bytes(body)
-
-
-def _announced_bytes(scope: HTTPScope) -> int:
-    # The parser has refused a content-length that is no number.
-    return next((int(value) for name, value in scope["headers"] if name == b"content-length"), 0)
 
 
 def _too_large(bytes_max: int) -> ClientError:

@@ -22,8 +22,9 @@ _HOP_BY_HOP = frozenset(
 )
 # Almost every `connection` header is one of these, and names no other header.
 _PLAIN_CONNECTION = frozenset({b"keep-alive", b"close"})
+_NOTHING: frozenset[bytes] = frozenset()
 # The client's own keys stay here; lengths are written anew; a compressed answer could not be watched.
-_NOT_TO_ENGINE = _HOP_BY_HOP | {
+NOT_TO_ENGINE = _HOP_BY_HOP | {
     b"accept-encoding",
     b"authorization",
     b"content-length",
@@ -45,35 +46,44 @@ _NOT_TO_CLIENT = _HOP_BY_HOP | {
 }
 
 
-def headers_to_engine(headers: Iterable[tuple[bytes, bytes]], request_id: str, api_key: str) -> Headers:
-    """The request's headers for a replica that asks for `api_key`."""
-    kept = _kept(headers, _NOT_TO_ENGINE)
-    kept.append((b"x-request-id", request_id.encode()))
+def headers_to_engine(onward: Headers, request_id: str, api_key: str) -> Headers:
+    """The headers for a replica that asks for `api_key`; `onward` are those of `Request`, sorted already."""
+    headers = [*onward, (b"x-request-id", request_id.encode())]
     if api_key:
-        kept.append((b"authorization", b"Bearer " + api_key.encode()))
-    return kept
+        headers.append((b"authorization", b"Bearer " + api_key.encode()))
+    return headers
 
 
 def headers_to_client(headers: Iterable[tuple[bytes, bytes]], request_id: str) -> Headers:
     """The response's headers for the client."""
-    kept = _kept(headers, _NOT_TO_CLIENT)
+    kept = []
+    unwanted: set[bytes] = set()
+    for header in headers:
+        if header[0] not in _NOT_TO_CLIENT:
+            kept.append(header)
+        elif header[0] == b"connection":
+            unwanted |= named_by_connection(header[1])
+    if unwanted:
+        kept = [header for header in kept if header[0] not in unwanted]
     kept.append((b"x-request-id", request_id.encode()))
     return kept
 
 
+def named_by_connection(value: bytes) -> frozenset[bytes] | set[bytes]:
+    """The headers that a `connection` header names: they belong to this connection, as it does."""
+    if value.lower() in _PLAIN_CONNECTION:
+        return _NOTHING
+    return {token.strip().lower() for token in value.split(b",")}
+
+
 def content_type(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """The media type without parameters, in lower case; empty where none is given."""
-    value = next((value for name, value in headers if name == b"content-type"), b"")
+    """The media type of the first `content-type`; empty where none is given."""
+    for name, value in headers:
+        if name == b"content-type":
+            return media_type(value)
+    return ""
+
+
+def media_type(value: bytes) -> str:
+    """A `content-type` without parameters, in lower case."""
     return value.partition(b";")[0].strip().lower().decode("latin-1")
-
-
-def _kept(headers: Iterable[tuple[bytes, bytes]], dropped: frozenset[bytes]) -> Headers:
-    headers = list(headers)  # looked through twice
-    kept = [(name, value) for name, value in headers if name not in dropped]
-    named = {
-        token.strip().lower()
-        for name, value in headers
-        if name == b"connection" and value.lower() not in _PLAIN_CONNECTION
-        for token in value.split(b",")
-    }
-    return [(name, value) for name, value in kept if name not in named] if named else kept

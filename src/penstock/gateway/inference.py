@@ -1,7 +1,6 @@
 """The path of a request, on one page: admit, read, hand to `Attempts`, answer errors, record.
 
-A raw ASGI application for every `POST /v1/*` and `POST /generate`. It answers through the connection's
-`Responder`, so it runs behind `GatewayProtocol` only.
+Serves every `POST /v1/*` and `POST /generate`, started by `GatewayProtocol` with a `Request` and a `Responder`.
 """
 
 from __future__ import annotations
@@ -11,22 +10,27 @@ import re
 import time
 from collections.abc import Callable
 
-from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, HTTPScope
-
-from penstock.core.config import GatewayConfig
+from penstock.core.config import ModelConfig
 from penstock.core.errors import ClientError, InternalError, OverloadError, PenstockError
 from penstock.core.record import Outcome, RequestRecord
+from penstock.engines.exchange import Headers
+from penstock.gateway.asgi import target_path
 from penstock.gateway.attempts import Attempts, Call
 from penstock.gateway.auth import authenticate
 from penstock.gateway.body import read_body
-from penstock.gateway.forwarding import content_type
-from penstock.gateway.models import Models
-from penstock.gateway.request_id import HEADER, request_id_of
-from penstock.gateway.responder import RESPONDER, Responder
+from penstock.gateway.charges import Charge, Charges
+from penstock.gateway.deadline import timeout_s
+from penstock.gateway.forwarding import media_type
+from penstock.gateway.lines import Lines
+from penstock.gateway.request import Request
+from penstock.gateway.request_id import HEADER, fit_id
+from penstock.gateway.responder import Responder
 from penstock.gateway.responses import error_body, error_headers
+from penstock.gateway.settings import Settings
+from penstock.gateway.tenants import Caller
 from penstock.store.keys import KeyRing
 from penstock.wire import generate
-from penstock.wire.openai import CHAT, read_request, with_model
+from penstock.wire.openai import CHAT, COMPLETIONS, EMBEDDINGS, read_request, with_model
 
 GENERATE = "/generate"
 DRAINING_RETRY_AFTER_S = 2
@@ -38,11 +42,25 @@ _ENGINE_ADMIN_ROUTES = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adap
 _OWN_ROUTES = frozenset({"/v1/models"})
 
 
-def is_inference(method: str, path: str) -> bool:
-    """Whether a request goes to an engine."""
-    if method != "POST" or path in _ENGINE_ADMIN_ROUTES or path in _OWN_ROUTES:
-        return False
-    return path == GENERATE or _ROUTE.fullmatch(path) is not None
+# Almost every request is for one of these, spelled like this.
+_USUAL_ROUTES = {route.encode(): route for route in (CHAT, COMPLETIONS, EMBEDDINGS, GENERATE)}
+
+
+def inference_route(method: bytes, target: bytes) -> str | None:
+    """The route of a request that goes to an engine, else None.
+
+    Raises:
+        httptools.HttpParserError, ValueError: `target` is no URL.
+    """
+    if method != b"POST":
+        return None
+    usual = _USUAL_ROUTES.get(target)
+    if usual is not None:
+        return usual
+    path = target_path(target)
+    if path in _ENGINE_ADMIN_ROUTES or path in _OWN_ROUTES:
+        return None
+    return path if path == GENERATE or _ROUTE.fullmatch(path) else None
 
 
 class Inference:
@@ -56,21 +74,24 @@ class Inference:
 
     def __init__(
         self,
-        config: GatewayConfig,
-        models: Models,
+        settings: Settings,
         keys: KeyRing,
+        charges: Charges,
+        lines: Lines,
         attempts: Attempts,
         clock: Callable[[], float],
         finish: Callable[[RequestRecord], None],
         on_bug: Callable[[str, BaseException], None],
     ) -> None:
-        self._config = config
-        self._models = models
+        self._settings = settings
         self._keys = keys
+        self._charges = charges
+        self._lines = lines
         self._attempts = attempts
         self._clock = clock
         self._finish = finish
         self._on_bug = on_bug
+        self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self.draining = False
 
@@ -92,111 +113,141 @@ class Inference:
         if cut:
             await asyncio.wait(cut, timeout=cut_s)
 
-    async def __call__(self, scope: HTTPScope, receive: ASGIReceiveCallable, _: ASGISendCallable) -> None:
-        """One request, whatever becomes of it."""
-        responder: Responder = scope[RESPONDER]  # type: ignore[literal-required]  # our own key
-        task: asyncio.Task[None] | None = asyncio.current_task()
-        assert task is not None
+    def start(self, request: Request, responder: Responder) -> None:
+        """Begins to serve a request, in a task of its own."""
+        task = self._loop.create_task(self._serve(request, responder))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         responder.on_disconnect = task.cancel
+
+    async def _serve(self, request: Request, responder: Responder) -> None:
+        """One request, whatever becomes of it."""
         record = RequestRecord(
-            request_id=request_id_of(scope["headers"]),
-            method=scope["method"],
-            route=scope["path"],
+            request_id=fit_id(request.header(HEADER)),
+            method=request.method,
+            route=request.path,
             arrived_s=self._clock(),
             started_at=time.time(),
         )
-        self._tasks.add(task)
+        charge = None
         try:
             if responder.gone:
                 raise asyncio.CancelledError
-            call = await self._accept(scope, receive, responder, record)
-            await self._attempts.serve(call)
+            call = await self._accept(request, responder, record)
+            charge = await self._charges.open(call.caller, call.model, call.request, record)
+            call.reply_headers = charge.headers
+            await self._admit(call, charge)
         except asyncio.CancelledError:
             self._cancelled(responder, record)
         except PenstockError as error:
-            _refuse(responder, record, error)
+            _refuse(responder, record, error, charge.headers if charge else [])
         except Exception as error:  # a bug: the client gets no more than that, the log gets all
             self._on_bug(record.request_id, error)
-            _refuse(responder, record, InternalError("the gateway failed; this is a bug in Penstock"))
+            _refuse(responder, record, InternalError("the gateway failed; this is a bug in Penstock"), [])
         finally:
-            self._tasks.discard(task)
             responder.on_disconnect = responder.on_write_pause = None
             record.ended_s = self._clock()
-            _count_delivered(record)
             record.response_bytes = responder.bytes_written
+            if charge is not None:
+                await charge.close()
             self._finish(record)
 
-    async def _accept(
-        self, scope: HTTPScope, receive: ASGIReceiveCallable, responder: Responder, record: RequestRecord
-    ) -> Call:
+    async def _accept(self, request: Request, responder: Responder, record: RequestRecord) -> Call:
         """The request, authenticated and read."""
         if self.draining:
             raise _stopping()
-        key = authenticate(scope["headers"], self._keys)
+        settings = self._settings
+        key = authenticate(request.credentials, self._keys)
         record.key_id, record.tenant = key.id, key.tenant
-        _require_json(scope)
-        body = await read_body(
-            scope,
-            receive,
-            responder,
-            bytes_max=self._config.body_max_bytes,
-            timeout_s=self._config.body_timeout_s,
-        )
+        caller = settings.tenants.caller(key)
+        record.authenticated_s = self._clock()
+        _require_json(request)
+        gateway = settings.gateway
+        body = await read_body(request, bytes_max=gateway.body_max_bytes, timeout_s=gateway.body_timeout_s)
         record.request_bytes = len(body)
         record.body_read_s = self._clock()
-        return self._call(scope, responder, record, body)
+        return self._call(request, responder, record, caller, body)
 
-    def _call(self, scope: HTTPScope, responder: Responder, record: RequestRecord, body: bytes) -> Call:
+    def _call(
+        self, incoming: Request, responder: Responder, record: RequestRecord, caller: Caller, body: bytes
+    ) -> Call:
         route = record.route
         generates = route == GENERATE
+        models = self._settings.models
         if generates:
-            route, body = CHAT, generate.to_chat(body, self._models.default.name)
+            route, body = CHAT, generate.to_chat(body, models.default.name)
         request = read_request(route, body)
-        model = self._models.find(request.model)
+        model = self._healthy(models.find(request.model), caller)
         record.model, record.stream = model.name, request.stream
+        record.priority = caller.priority(incoming.header(b"x-priority").decode("latin-1"))
+        total_s = timeout_s(model.timeouts.total_s, incoming.header(b"x-request-timeout"))
         return Call(
             route=route,
             request=with_model(request, model.name),
             model=model,
-            headers=scope["headers"],
+            caller=caller,
+            headers=incoming.onward,
+            session=incoming.header(b"x-session-id").decode("latin-1") or request.session,
             responder=responder,
             record=record,
+            timeouts=model.timeouts,
+            deadline_s=record.arrived_s + total_s,
             rewrite_reply=generate.from_chat if generates else None,
             rewrite_event=generate.from_chat_event if generates else None,
         )
+
+    def _healthy(self, model: ModelConfig, caller: Caller) -> ModelConfig:
+        """The model that was asked for, or the first of its fallbacks while no replica of it is healthy."""
+        caller.check_model(model)
+        if not model.fallbacks or self._lines.serves(model):
+            return model
+        others = (self._settings.models.find(name) for name in model.fallbacks)
+        return next((one for one in others if self._lines.serves(one) and caller.may_use(one)), model)
+
+    async def _admit(self, call: Call, charge: Charge) -> None:
+        """Waits for a permit, and has the request served with it."""
+        record, tenant = call.record, call.caller.tenant
+        self._lines.require(call.model)
+        line = self._lines.of(call.model)
+        permit = await line.enter(
+            tenant.name,
+            weight=tenant.weight,
+            priority=record.priority,
+            cost_tokens=charge.tokens,
+            deadline_s=min(call.deadline_s, self._clock() + call.timeouts.queue_s),
+        )
+        try:
+            record.admitted_s = self._clock()
+            charge.begin()
+            call.before_end = charge.end
+            await self._attempts.serve(call)
+        finally:
+            line.leave(permit, record.tokens)
 
     def _cancelled(self, responder: Responder, record: RequestRecord) -> None:
         if responder.gone:
             record.outcome = Outcome.CANCELLED
             record.status = record.status or 499  # as nginx logs it; nobody is there to see it
         else:
-            _refuse(responder, record, _stopping())
+            _refuse(responder, record, _stopping(), [])
 
 
-def _refuse(responder: Responder, record: RequestRecord, error: PenstockError) -> None:
+def _refuse(responder: Responder, record: RequestRecord, error: PenstockError, headers: Headers) -> None:
     record.fault, record.error_code = error.fault, error.code
     if responder.started:
         record.outcome = Outcome.INTERRUPTED
         responder.fail(error)
         return
     record.outcome, record.status = Outcome.REJECTED, error.status
-    headers = [*error_headers(error), (HEADER, record.request_id.encode())]
-    responder.respond(error.status, headers, error_body(error))
+    told = [*error_headers(error), *headers, (HEADER, record.request_id.encode())]
+    responder.respond(error.status, told, error_body(error))
 
 
-def _count_delivered(record: RequestRecord) -> None:
-    """Tokens by the events that were delivered, where the engine did not tell, or not to the end."""
-    usage = record.usage
-    untold = record.outcome is not Outcome.COMPLETE or usage.source == "none"
-    if untold and record.events > (usage.completion_tokens or 0):
-        usage.completion_tokens, usage.source = record.events, "events"
-
-
-def _require_json(scope: HTTPScope) -> None:
-    media_type = content_type(scope["headers"])
-    if media_type not in ("", "application/json") and not media_type.endswith("+json"):
+def _require_json(request: Request) -> None:
+    given = media_type(request.header(b"content-type"))
+    if given not in ("", "application/json") and not given.endswith("+json"):
         raise ClientError(
-            f"content-type {media_type[:64]!r} is not supported",
+            f"content-type {given[:64]!r} is not supported",
             code="unsupported_media_type",
             hint="send JSON with the header `Content-Type: application/json`",
             status=415,

@@ -26,6 +26,10 @@ class Models:
         """The first one."""
         return self._models[0]
 
+    def get(self, name: str) -> ModelConfig | None:
+        """The model of this name or alias."""
+        return self._by_name.get(name)
+
     def find(self, name: str) -> ModelConfig:
         """The model of this name or alias.
 

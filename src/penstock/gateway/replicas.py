@@ -8,7 +8,7 @@ sooner when nothing listens any more.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -40,6 +40,7 @@ class Replicas:
 
     Args:
         known: all replicas that shall be there now; called again and again, gives the same object until that changes.
+        drained: names of those that shall get no more requests.
         specs: engine kinds by name.
         on_change: told of each replica whose state has changed, before and after.
         on_bug: takes an exception that nobody expected, with where it happened; the watch goes on.
@@ -48,6 +49,7 @@ class Replicas:
     def __init__(
         self,
         known: Callable[[], Sequence[Replica]],
+        drained: Callable[[], Collection[str]],
         specs: Callable[[str], EngineSpec],
         client: EngineClient,
         on_change: Callable[[Replica, Replica], None],
@@ -56,6 +58,7 @@ class Replicas:
         self.fleet = Fleet()
         self.in_flight: dict[str, int] = {}
         self._known = known
+        self._drained = drained
         self._specs = specs
         self._client = client
         self._on_change = on_change
@@ -70,6 +73,7 @@ class Replicas:
             while True:
                 try:
                     self._reconcile()
+                    self._follow_drained()
                 except Exception as error:
                     self._on_bug("replicas", error)
                 await asyncio.sleep(LOOK_EVERY_S)
@@ -105,6 +109,15 @@ class Replicas:
         for replica in known.values():
             if self.fleet.get(replica.name) is None:
                 self._add(replica)
+
+    def _follow_drained(self) -> None:
+        drained = self._drained()
+        for replica in self.fleet.replicas:
+            if replica.name in drained and replica.state is State.READY:
+                self._see(replica.name, Event.DRAIN, "asked to drain")
+            elif replica.name not in drained and replica.state is State.DRAINING:
+                self._see(replica.name, Event.UNDRAIN, "asked to serve again")
+                self._hurry[replica.name].set()
 
     def _add(self, replica: Replica) -> None:
         self.fleet = self.fleet.with_replica(replica)

@@ -13,10 +13,14 @@ HEADER = b"x-request-id"
 
 def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
     """The request's id."""
-    given = next((value for name, value in headers if name == HEADER), b"")
-    return given.decode() if _FIT.fullmatch(given) else new_request_id()
+    return fit_id(next((value for name, value in headers if name == HEADER), b""))
+
+
+def fit_id(given: bytes) -> str:
+    """`given`, or a new id where that is not fit."""
+    return given.decode() if given and _FIT.fullmatch(given) else new_request_id()
 
 
 def new_request_id() -> str:
     """An id that nobody else has: 96 random bits."""
-    return f"req_{os.urandom(12).hex()}"
+    return "req_" + os.urandom(12).hex()

@@ -1,8 +1,4 @@
-"""The response side of one request, written straight to the connection's transport.
-
-Uvicorn parses requests, keeps connections alive and counts them; what it would do for each piece of a response
-is left out here, and its own account of the request (the cycle) is kept right.
-"""
+"""The response side of one request, written straight to the connection's transport."""
 
 from __future__ import annotations
 
@@ -13,25 +9,22 @@ from penstock.engines.exchange import Headers
 from penstock.gateway.responses import status_line
 
 if TYPE_CHECKING:
-    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
-
     from penstock.core.errors import PenstockError
-
-# The key of the responder in the ASGI scope.
-RESPONDER = "penstock.responder"
+    from penstock.gateway.protocol import GatewayProtocol
+    from penstock.gateway.request import Request
 
 
 class Responder:
     """Writes one response: whole by `respond`, or by `start`, `write` and `end`.
 
     Args:
-        cycle: uvicorn's account of the request.
-        write_paused: the client has yet to take what was written before.
+        connection: on which `request` came.
     """
 
     __slots__ = (
         "_chunked",
-        "_cycle",
+        "_connection",
+        "_request",
         "_transport",
         "bytes_written",
         "ended",
@@ -43,28 +36,26 @@ class Responder:
         "write_paused",
     )
 
-    def __init__(self, cycle: RequestResponseCycle, *, write_paused: bool) -> None:
-        self._cycle = cycle
-        self._transport = cycle.transport
-        self._chunked = True
+    def __init__(self, connection: GatewayProtocol, request: Request) -> None:
+        self._connection = connection
+        self._request = request
+        self._transport = connection.transport
+        self._chunked = request.http_1_1
         self.bytes_written = 0
         self.started = False
         self.ended = False
         self.gone = False
-        self.write_paused = write_paused
+        self.write_paused = connection.write_paused
         self.on_disconnect: Callable[[], object] | None = None
         self.on_write_pause: Callable[[bool], None] | None = None
         self.on_failure: Callable[[PenstockError], None] | None = None
 
-    def body_if_complete(self) -> bytes | None:
-        """The request's body, where all of it came with the head."""
-        return None if self._cycle.more_body else bytes(self._cycle.body)
-
     def respond(self, status: int, headers: Headers, body: bytes) -> None:
         """Sends a whole response."""
         if not self.gone:
-            head = self._head(status, headers, b"content-length: %d\r\n" % len(body))
-            self._transport.write(head + body)
+            self._transport.write(
+                self._head(status, headers, b"content-length: %d\r\n" % len(body)) + body,
+            )
             self.bytes_written += len(body)
             self._complete()
 
@@ -72,11 +63,11 @@ class Responder:
         """Sends the head of a response of unknown length."""
         if self.gone:
             return
-        self._chunked = self._cycle.scope["http_version"] == "1.1"
         if not self._chunked:
-            self._cycle.keep_alive = False
+            self._request.keep_alive = False
         framing = b"transfer-encoding: chunked\r\n" if self._chunked else b""
         self._transport.write(self._head(status, headers, framing))
+        self._connection.rest()
 
     def write(self, data: bytes) -> None:
         """Sends one piece of the body, at least one byte."""
@@ -89,7 +80,7 @@ class Responder:
         if self.gone:
             return
         if close:
-            self._cycle.keep_alive = False
+            self._request.keep_alive = False
         if self._chunked:
             self._transport.write(b"0\r\n\r\n")
         self._complete()
@@ -97,7 +88,8 @@ class Responder:
     def break_off(self) -> None:
         """Closes the connection without ending the response: the client must see that it is not whole."""
         if not self.gone:
-            self.ended = self._cycle.disconnected = True
+            self.ended = True
+            self._let_go()
             self._transport.close()
 
     def fail(self, error: PenstockError) -> None:
@@ -107,14 +99,16 @@ class Responder:
         else:
             self.break_off()
 
-    # -- the protocol's side --------------------------------------------------------------------------
+    # -- the connection's side ------------------------------------------------------------------------
 
     def disconnected(self) -> None:
         """The client has gone."""
         if not self.gone:
-            self.gone = self._cycle.disconnected = True
-            if self.on_disconnect is not None and not self.ended:
-                self.on_disconnect()
+            self.gone = True
+            on_disconnect = self.on_disconnect
+            self._let_go()
+            if on_disconnect is not None:
+                on_disconnect()
 
     def writing_paused(self, *, paused: bool) -> None:
         """The client reads more slowly than we write, or can take more again."""
@@ -123,22 +117,23 @@ class Responder:
             self.on_write_pause(paused)
 
     def _head(self, status: int, headers: Headers, framing: bytes) -> bytes:
-        self.started = self._cycle.response_started = True
-        if self._cycle.more_body:  # what is left of the request would be read as the next one
-            self._cycle.keep_alive = False
-        lines = [status_line(status)]
-        lines += [b"%b: %b\r\n" % header for header in self._cycle.default_headers]
-        lines += [b"%b: %b\r\n" % header for header in headers]
-        lines.append(framing)
-        if not self._cycle.keep_alive:
-            lines.append(b"connection: close\r\n")
-        lines.append(b"\r\n")
-        return b"".join(lines)
+        self.started = True
+        request = self._request
+        if request.more_body:  # what is left of the request would be read as the next one
+            request.keep_alive = False
+        lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+        close = b"" if request.keep_alive else b"connection: close\r\n"
+        date = self._connection.listener.date_line
+        return b"%b%b%b%b%b\r\n" % (status_line(status), date, lines, framing, close)
 
     def _complete(self) -> None:
-        cycle = self._cycle
-        self.ended = cycle.response_complete = True
-        cycle.message_event.set()
-        if not cycle.keep_alive and not cycle.more_body:  # else the protocol waits for the rest to come
+        request = self._request
+        self.ended = request.response_complete = True
+        self._let_go()
+        if not request.keep_alive and not request.more_body:  # else the connection waits for the rest to come
             self._transport.close()
-        cycle.on_response()
+        self._connection.response_complete()
+
+    def _let_go(self) -> None:
+        """Drops those who listen: they refer to us, and must not wait for the garbage collector."""
+        self.on_disconnect = self.on_write_pause = self.on_failure = None

@@ -25,7 +25,7 @@ def error_body(error: PenstockError) -> bytes:
 
 def error_headers(error: PenstockError) -> Headers:
     """The headers that every error carries, and `retry-after` where waiting helps."""
-    headers = [JSON_HEADER, (b"x-penstock-fault", error.fault.value.encode())]
+    headers = [JSON_HEADER, (b"x-penstock-fault", error.fault.value.encode()), *error.headers]
     if error.retry_after_s is not None:
         headers.append((b"retry-after", b"%d" % math.ceil(error.retry_after_s)))
     if error.status == HTTPStatus.UNAUTHORIZED:

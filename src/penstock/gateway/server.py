@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
-from functools import partial
+import time
+from email.utils import formatdate
 from typing import Any
-
-import uvicorn
 
 from penstock.core.config import Address, GatewayConfig
 from penstock.core.errors import PenstockError
-from penstock.gateway.inference import Inference, is_inference
-from penstock.gateway.protocol import ConnectionLimits, GatewayProtocol
+from penstock.gateway.addresses import ClientAddresses
+from penstock.gateway.inference import Inference, inference_route
+from penstock.gateway.protocol import ConnectionLimits, Listener
 from penstock.gateway.request_id import HEADER, request_id_of
+from penstock.gateway.responses import error_body, error_headers
 
 # Connections that wait to be accepted; the kernel's own limit is lower on most machines.
 BACKLOG = 2048
@@ -24,76 +23,100 @@ BACKLOG = 2048
 DATE_EVERY_S = 1.0
 # How long a stream that was cut at the drain timeout may take to hear of it.
 CUT_S = 2.0
+# How long the connections may take to close once nothing is under way any more, and how often that is looked at.
+CLOSE_S = 1.0
+CLOSED_EVERY_S = 0.02
 
 
 class Front:
-    """The public ASGI application: inference goes its own way, FastAPI serves the rest."""
+    """The public listener's two sides: inference, and the ASGI application that serves the rest."""
 
     def __init__(self, inference: Inference, api: Any) -> None:
-        self._inference = inference
-        self._api = _WithRequestId(api)
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """One request."""
-        if scope["type"] == "http" and is_inference(scope["method"], scope["path"]):
-            await self._inference(scope, receive, send)
-        else:
-            await self._api(scope, receive, send)
+        self.inference = inference
+        self.api = api
 
 
 class GatewayServer:
     """Serves until SIGTERM or SIGINT, then drains: readiness fails first, open requests finish, new ones get
-    503; then it stops listening."""
+    503; then it stops listening.
 
-    def __init__(self, config: GatewayConfig, public: Front, admin: Any, inference: Inference) -> None:
+    Args:
+        addresses: limits of each client address on the public listener.
+    """
+
+    def __init__(
+        self,
+        config: GatewayConfig,
+        public: Front,
+        admin: Any,
+        inference: Inference,
+        addresses: ClientAddresses | None = None,
+    ) -> None:
         self._config = config
         self._inference = inference
         self._stop = asyncio.Event()
-        self._apps = (
-            (public, config.listen, "gateway.listen"),
-            (_WithRequestId(admin), config.admin, "gateway.admin"),
-        )
+        limits = ConnectionLimits(config.header_timeout_s, config.keep_alive_s, config.connections_max)
+        api = public.api if addresses is None else _WithAddressLimit(public.api, addresses)
+        self._public = Listener(limits, _WithRequestId(api), inference.start, inference_route, addresses)
+        self._admin = Listener(limits, _WithRequestId(admin))
 
-    async def run(self) -> None:
+    async def run(self, *, reuse_port: bool = False) -> None:
         """Serves.
+
+        Args:
+            reuse_port: the public address is shared with other workers of this gateway.
 
         Raises:
             PenstockError: an address can't be listened on.
         """
-        sockets = [listen(address, path) for _, address, path in self._apps]
+        sockets = [
+            listen(self._config.listen, "gateway.listen", reuse_port=reuse_port),
+            listen(self._config.admin, "gateway.admin", reuse_port=reuse_port),
+        ]
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        servers = [_Server(self._uvicorn_config(app)) for app, _, _ in self._apps]
-        serving = [
-            asyncio.create_task(server.serve(sockets=[sock]))
-            for server, sock in zip(servers, sockets, strict=True)
+        listeners = (self._public, self._admin)
+        dating = asyncio.create_task(_keep_date(listeners))
+        servers = [
+            await loop.create_server(listener.connection, sock=sock, backlog=BACKLOG)
+            for listener, sock in zip(listeners, sockets, strict=True)
         ]
         await self._stop.wait()
         await self._inference.drain(self._config.drain_timeout_s, CUT_S)
         for server in servers:
-            server.stop()
-        await asyncio.gather(*serving)
-
-    def _uvicorn_config(self, app: Any) -> uvicorn.Config:
-        limits = ConnectionLimits(self._config.header_timeout_s, self._config.connections_max)
-        protocol: Any = partial(GatewayProtocol, limits=limits)
-        return uvicorn.Config(
-            app,
-            http=protocol,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=self._config.keep_alive_s,  # type: ignore[arg-type]  # seconds, passed to call_later
-            timeout_graceful_shutdown=1,
-        )
+            server.close()
+        await asyncio.gather(*map(_close_all, listeners))
+        dating.cancel()
 
 
-def listen(address: Address, path: str) -> socket.socket:
+async def _keep_date(listeners: tuple[Listener, ...]) -> None:
+    while True:
+        date = formatdate(time.time(), usegmt=True).encode()
+        for listener in listeners:
+            listener.set_date(date)
+        await asyncio.sleep(DATE_EVERY_S)
+
+
+async def _close_all(listener: Listener) -> None:
+    """Closes the connections, those that are in use when their answer is written, or `CLOSE_S` later."""
+    for connection in tuple(listener.connections):
+        connection.shutdown()
+    deadline_s = time.monotonic() + CLOSE_S
+    # ASYNC110 wants an event: not worth its upkeep on every connection, for a wait at the very end
+    while (listener.connections or listener.tasks) and time.monotonic() < deadline_s:  # noqa: ASYNC110
+        await asyncio.sleep(CLOSED_EVERY_S)
+    for task in tuple(listener.tasks):
+        task.cancel()
+    for connection in tuple(listener.connections):
+        connection.transport.abort()
+
+
+def listen(address: Address, path: str, *, reuse_port: bool = False) -> socket.socket:
     """A listening socket; `path` names the setting in a complaint.
+
+    Args:
+        reuse_port: other sockets, which ask for it too, may listen there; the kernel shares out connections.
 
     Raises:
         PenstockError: the address is taken, not ours, or not allowed.
@@ -104,6 +127,8 @@ def listen(address: Address, path: str) -> socket.socket:
         )[0]
         sock = socket.socket(family, kind, proto)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind(sockaddr)
         sock.listen(BACKLOG)
     except OSError as error:
@@ -114,31 +139,6 @@ def listen(address: Address, path: str) -> socket.socket:
         ) from None
     sock.setblocking(False)
     return sock
-
-
-class _Server(uvicorn.Server):
-    """Uvicorn's server, told when to stop instead of looking ten times a second."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self._stopped = asyncio.Event()
-
-    def stop(self) -> None:
-        """Ends the server."""
-        self.should_exit = True
-        self._stopped.set()
-
-    async def main_loop(self) -> None:
-        """Keeps the date header right until the server is stopped."""
-        while not await self.on_tick(0):
-            with suppress(TimeoutError):
-                async with asyncio.timeout(DATE_EVERY_S):
-                    await self._stopped.wait()
-
-    @contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        """Leaves signals to `GatewayServer`."""
-        yield
 
 
 class _WithRequestId:
@@ -155,3 +155,23 @@ class _WithRequestId:
             await send(message)
 
         await self._app(scope, receive, send_with_id)
+
+
+class _WithAddressLimit:
+    """An application that a client address may ask only so often."""
+
+    def __init__(self, app: Any, addresses: ClientAddresses) -> None:
+        self._app = app
+        self._addresses = addresses
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        forwarded_for = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for")
+        try:
+            self._addresses.admit((scope["client"] or ("",))[0], forwarded_for)
+        except PenstockError as error:
+            body = error_body(error)
+            headers = [*error_headers(error), (b"content-length", b"%d" % len(body))]
+            await send({"type": "http.response.start", "status": error.status, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+        else:
+            await self._app(scope, receive, send)

@@ -77,7 +77,8 @@ class Replica:
         """This replica once `event` was seen."""
         state = _NEXT.get((self.state, event), self.state)
         if state is self.state:
-            return self if self.state is State.READY else replace(self, cause=cause, evidence=evidence)
+            settled = self.state in (State.READY, State.DRAINING)
+            return self if settled else replace(self, cause=cause, evidence=evidence)
         return replace(self, state=state, cause=cause, evidence=evidence, since_s=now_s)
 
 

@@ -70,6 +70,46 @@ class Home:
         """The output of engines and gateway, one file each."""
         return self.root / "logs"
 
+    @property
+    def journal(self) -> Path:
+        """What was used, line by line."""
+        return self.root / "journal"
+
+    @property
+    def ledger(self) -> Path:
+        """What was used, in SQLite; made from the journal."""
+        return self.root / "usage.sqlite"
+
+    @property
+    def answers(self) -> Path:
+        """Answers kept for requests with an idempotency key."""
+        return self.run / "answers.sqlite"
+
+    @property
+    def limits(self) -> Path:
+        """What the workers of this machine count together."""
+        return self.run / "limits"
+
+    @property
+    def admin_key(self) -> Path:
+        """The key of the admin API, where none is configured."""
+        return self.run / "admin-key"
+
+    @property
+    def reloaded(self) -> Path:
+        """What became of the last reload."""
+        return self.run / "reloaded.json"
+
+    @property
+    def workers(self) -> Path:
+        """What the workers of the gateway tell each other."""
+        return self.run / "workers"
+
+    @property
+    def drained(self) -> Path:
+        """The replicas that were asked to drain."""
+        return self.run / "drained.json"
+
     def engine_lock(self, model: str) -> Path:
         """Held by the process that runs the replicas of `model`."""
         return self.run / f"engine-{file_name(model)}.lock"
@@ -85,7 +125,7 @@ class Home:
             PenstockError: it can't be written, and why.
         """
         try:
-            for folder in (self.root, self.run, self.replicas, self.logs):
+            for folder in (self.root, self.run, self.replicas, self.logs, self.journal):
                 folder.mkdir(mode=FOLDER_MODE, parents=folder is self.root, exist_ok=True)
             self.root.chmod(FOLDER_MODE)
             proof = self.run / f"proof-{os.getpid()}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import fcntl
 import hashlib
+import math
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
@@ -20,20 +21,34 @@ from pathlib import Path
 import msgspec
 
 from penstock.core.errors import PenstockError
-from penstock.store.home import write_private
+from penstock.core.tenancy import TENANT
+from penstock.policy.budget import Limits
+from penstock.store.home import FILE_MODE, write_private
 
 KEYS_MAX = 10_000  # the file is read and written whole
 LOOK_EVERY_S = 0.5  # how late a revoked key may still pass
 ID_BYTES = 4
 SECRET_BYTES = 32
 PREFIX = "sk-penstock-"
-TENANT = "default"
 VERSION = 1
+
+INFERENCE = "inference"
+ADMIN = "admin"
+SCOPES = (INFERENCE, ADMIN)
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """An API key: a public `id`, the digest of its secret; `revoked_at` is None while it is valid."""
+    """An API key: a public `id`, and the digest of its secret.
+
+    Args:
+        revoked_at: seconds since the epoch; None while it was not.
+        expires_at: when it ends by itself; None for never.
+        scopes: what it opens: `inference`, `admin`.
+        limits: of this key, beside those of its tenant.
+        models: names of the models that it may use; empty for all that its tenant may.
+        lineage: the id of the first key of a rotation; they are counted as one. Empty for its own id.
+    """
 
     id: str
     name: str
@@ -41,6 +56,32 @@ class Key:
     sha256: str = field(repr=False)
     created_at: float
     revoked_at: float | None = None
+    expires_at: float | None = None
+    scopes: tuple[str, ...] = (INFERENCE,)
+    limits: Limits = field(default_factory=Limits)
+    models: tuple[str, ...] = ()
+    lineage: str = ""
+
+    @property
+    def counted_as(self) -> str:
+        """The id under which its use is counted."""
+        return self.lineage or self.id
+
+    def is_valid(self, now: float) -> bool:
+        """Whether it opens anything at `now`, seconds since the epoch."""
+        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyTerms:
+    """What a new key is given: see `Key`."""
+
+    name: str = ""
+    tenant: str = TENANT
+    expires_at: float | None = None
+    scopes: tuple[str, ...] = (INFERENCE,)
+    limits: Limits = field(default_factory=Limits)
+    models: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +102,7 @@ class KeyStore:
         self._path = path
         self._now = now
 
-    def create(self, name: str, tenant: str = TENANT) -> tuple[Key, str]:
+    def create(self, terms: KeyTerms) -> tuple[Key, str]:
         """A new key, and its secret, which is kept nowhere.
 
         Raises:
@@ -69,18 +110,26 @@ class KeyStore:
         """
         with self._locked():
             keys = self.list()
-            if len(keys) >= KEYS_MAX:
-                raise PenstockError(
-                    f"{self._path} holds {KEYS_MAX} keys, which is all it may", code="keys_full"
-                )
-            taken = {key.id for key in keys}
-            key_id = next(
-                fresh for fresh in iter(lambda: secrets.token_hex(ID_BYTES), "") if fresh not in taken
-            )
-            secret = f"{PREFIX}{key_id}-{secrets.token_urlsafe(SECRET_BYTES)}"
-            key = Key(key_id, name, tenant, _digest(secret), self._now())
+            key, secret = self._fresh(keys, terms)
             self._write((*keys, key))
         return key, secret
+
+    def rotate(self, key_id: str, overlap_s: float) -> tuple[Key, str]:
+        """A new key in the place of an old one, which is valid for `overlap_s` seconds more.
+
+        Raises:
+            PenstockError: there is no such key, or it is no longer valid; or the file is damaged, or full.
+        """
+        with self._locked():
+            keys = self.list()
+            old = self._valid(key_id, keys)
+            terms = KeyTerms(old.name, old.tenant, old.expires_at, old.scopes, old.limits, old.models)
+            fresh, secret = self._fresh(keys, terms)
+            fresh = replace(fresh, lineage=old.counted_as)
+            end = self._now() + overlap_s
+            ending = replace(old, expires_at=end if old.expires_at is None else min(end, old.expires_at))
+            self._write((*(ending if key.id == key_id else key for key in keys), fresh))
+        return fresh, secret
 
     def list(self) -> tuple[Key, ...]:
         """Every key, revoked ones too, oldest first.
@@ -98,9 +147,7 @@ class KeyStore:
         """
         with self._locked():
             keys = self.list()
-            key = next((key for key in keys if key.id == key_id), None)
-            if key is None:
-                raise _unknown(key_id, keys)
+            key = _named(key_id, keys)
             if key.revoked_at is not None:
                 raise PenstockError(f"key {key_id} is revoked already", code="key_revoked")
             revoked = replace(key, revoked_at=self._now())
@@ -111,6 +158,35 @@ class KeyStore:
         """Takes a key back whose secret nobody has seen."""
         with self._locked():
             self._write(tuple(key for key in self.list() if key.id != key_id))
+
+    def _fresh(self, keys: tuple[Key, ...], terms: KeyTerms) -> tuple[Key, str]:
+        if len(keys) >= KEYS_MAX:
+            raise PenstockError(f"{self._path} holds {KEYS_MAX} keys, which is all it may", code="keys_full")
+        taken = {key.id for key in keys}
+        key_id = next(fresh for fresh in iter(lambda: secrets.token_hex(ID_BYTES), "") if fresh not in taken)
+        secret = f"{PREFIX}{key_id}-{secrets.token_urlsafe(SECRET_BYTES)}"
+        key = Key(
+            key_id,
+            terms.name,
+            terms.tenant,
+            _digest(secret),
+            self._now(),
+            expires_at=terms.expires_at,
+            scopes=terms.scopes,
+            limits=terms.limits,
+            models=terms.models,
+        )
+        return key, secret
+
+    def _valid(self, key_id: str, keys: tuple[Key, ...]) -> Key:
+        key = _named(key_id, keys)
+        if not key.is_valid(self._now()):
+            raise PenstockError(
+                f"key {key_id} is no longer valid",
+                code="key_ended",
+                hint="make a new one with `penstock keys create`",
+            )
+        return key
 
     def _write(self, keys: tuple[Key, ...]) -> None:
         text = msgspec.json.format(msgspec.json.encode(_File(keys=keys)), indent=1)
@@ -134,6 +210,7 @@ class KeyRing:
         path: `Home.keys`; looked at again when it has changed.
         static_secrets: further secrets, with ids `env-1`, `env-2`... and the default tenant.
         clock: monotonic seconds.
+        now: seconds since the epoch, by which keys expire.
         on_problem: told when the file is found damaged later; the keys then stay as they were.
 
     Raises:
@@ -145,15 +222,18 @@ class KeyRing:
         path: Path,
         static_secrets: Iterable[str],
         clock: Callable[[], float],
+        now: Callable[[], float],
         on_problem: Callable[[PenstockError], None],
     ) -> None:
         self._path = path
         self._clock = clock
+        self._now = now
         self._static = {
             _digest(secret): Key(f"env-{number}", f"env-{number}", TENANT, _digest(secret), 0.0)
             for number, secret in enumerate(dict.fromkeys(static_secrets), start=1)
         }
         self._stamp = self._stamp_now()
+        self._expires_at = math.inf
         self._keys = self._read()
         self._looked_s = clock()
         self._on_problem = on_problem
@@ -168,13 +248,18 @@ class KeyRing:
         self._look()
         return self._keys.get(_digest(secret))
 
+    def valid(self) -> list[Key]:
+        """Every key that is valid now."""
+        self._look()
+        return list(self._keys.values())
+
     def _look(self) -> None:
         now_s = self._clock()
         if now_s - self._looked_s < LOOK_EVERY_S:
             return
         self._looked_s = now_s
         stamp = self._stamp_now()
-        if stamp == self._stamp:
+        if stamp == self._stamp and self._now() < self._expires_at:
             return
         self._stamp = stamp
         try:
@@ -183,7 +268,9 @@ class KeyRing:
             self._on_problem(error)
 
     def _read(self) -> dict[str, Key]:
-        stored = {key.sha256: key for key in _read(self._path) if key.revoked_at is None}
+        now = self._now()
+        stored = {key.sha256: key for key in _read(self._path) if key.is_valid(now)}
+        self._expires_at = min((key.expires_at or math.inf for key in stored.values()), default=math.inf)
         return stored | self._static
 
     def _stamp_now(self) -> tuple[int, int, int] | None:
@@ -219,6 +306,13 @@ def _read(path: Path) -> tuple[Key, ...]:
     return file.keys
 
 
+def _named(key_id: str, keys: tuple[Key, ...]) -> Key:
+    key = next((key for key in keys if key.id == key_id), None)
+    if key is None:
+        raise _unknown(key_id, keys)
+    return key
+
+
 def _unknown(key_id: str, keys: tuple[Key, ...]) -> PenstockError:
     near = difflib.get_close_matches(key_id, [key.id for key in keys if key.revoked_at is None], n=1)
     return PenstockError(
@@ -226,3 +320,23 @@ def _unknown(key_id: str, keys: tuple[Key, ...]) -> PenstockError:
         code="key_unknown",
         hint="`penstock keys list` shows all ids",
     )
+
+
+def make_admin_key(path: Path) -> str:
+    """The key of the admin API in the file at `path`, which is made where it is not there."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
+    except FileExistsError:
+        return read_admin_key(path)
+    secret = secrets.token_urlsafe(SECRET_BYTES)
+    with os.fdopen(fd, "w") as file:
+        file.write(secret)
+    return secret
+
+
+def read_admin_key(path: Path) -> str:
+    """The key of the admin API in the file at `path`; empty where it can't be read."""
+    try:
+        return path.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""

@@ -179,6 +179,63 @@ def lock_holder(path: Path) -> Holder | None:
         os.close(fd)
 
 
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """What became of a reload: what has changed, or why it was refused."""
+
+    changes: tuple[str, ...] = ()
+    error: str = ""
+
+
+def write_reload(path: Path, told: Reload) -> None:
+    """Leaves word for whoever asked for the reload."""
+    write_private(path, msgspec.json.encode(told))
+
+
+def read_reload(path: Path) -> Reload:
+    """What was told last."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Reload)
+    except (OSError, msgspec.DecodeError):
+        return Reload(error=f"{path} can't be read")
+
+
+class Drained:
+    """The names of replicas that shall get no more requests, in a file that all workers read.
+
+    Args:
+        path: `Home.drained`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stamp: tuple[int, int] | None = None
+        self._names: frozenset[str] = frozenset()
+
+    def __call__(self) -> frozenset[str]:
+        """The names; the file is read again only when it has changed."""
+        try:
+            stat = self._path.stat()
+            stamp = (stat.st_mtime_ns, stat.st_ino)
+            if stamp != self._stamp:
+                self._names = frozenset(msgspec.json.decode(self._path.read_bytes(), type=list[str]))
+                self._stamp = stamp
+        except FileNotFoundError:
+            self._stamp, self._names = None, frozenset()
+        except (OSError, msgspec.DecodeError):
+            pass  # what was known goes on
+        return self._names
+
+    def set(self, name: str, *, drained: bool) -> None:
+        """Puts a name in, or takes it out.
+
+        Raises:
+            OSError: the file can't be written.
+        """
+        names = {*self(), name} if drained else self() - {name}
+        write_private(self._path, msgspec.json.encode(sorted(names)))
+
+
 def _flock(fd: int, kind: int) -> bool:
     try:
         fcntl.flock(fd, kind | fcntl.LOCK_NB)

@@ -89,18 +89,20 @@ class Keeper:
         except OSError as error:  # no port, no room for the log
             return None, f"{self.part.name} can't be started: {error}"
         self._around.say(f"{self.part.name}: started (pid {child.pid})")
+        watch = None
         try:
             self.part.started(child.pid)
+            watch = asyncio.create_task(self._watch_readiness())
         except OSError as error:  # no room for its registration: nobody would find it
             child.kill()
             self._around.say(f"{self.part.name} can't be registered: {error}")
-        watch = asyncio.create_task(self._watch_readiness())
         try:
             ended = await child.ended()
         finally:
-            watch.cancel()
-            with suppress(asyncio.CancelledError):
-                await watch
+            if watch is not None:
+                watch.cancel()
+                with suppress(asyncio.CancelledError):
+                    await watch
             self._child = None
             self.part.ended()
         return ended, f"{self.part.name} {explained(ended)}"

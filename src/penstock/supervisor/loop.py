@@ -47,6 +47,7 @@ class Supervisor:
         others_serve: whether some model has replicas that it does not run.
         unready: why clients can't be served yet; empty when they can.
         on_ready: called once, when `unready` first says nothing.
+        on_reload: called when SIGHUP asks to follow the configuration; one at a time.
         say: prints a line for the owner.
     """
 
@@ -58,11 +59,15 @@ class Supervisor:
         others_serve: bool,
         unready: Callable[[], Awaitable[str]],
         on_ready: Callable[[], None],
+        on_reload: Callable[[], Awaitable[None]] | None = None,
         say: Callable[[str], None],
     ) -> None:
-        self._models = tuple(models)
-        self._engines = tuple(keeper for model in models for keeper in model.keepers)
+        self._models = list(models)
         self._gateway = gateway
+        self._on_reload = on_reload
+        self._reloading: asyncio.Task[None] | None = None
+        self._tasks: dict[Keeper, asyncio.Task[None]] = {}
+        self._changed = asyncio.Event()
         self._others_serve = others_serve
         self._unready = unready
         self._on_ready = on_ready
@@ -77,27 +82,66 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
             loop.add_signal_handler(number, self._on_signal, number)
-        tasks = [asyncio.create_task(keeper.run()) for keeper in self._keepers()]
+        if self._on_reload is not None:
+            loop.add_signal_handler(signal.SIGHUP, self._reload)
+        for keeper in self._keepers():
+            self._start(keeper)
         readiness = asyncio.create_task(self._watch_readiness())
         try:
-            trouble = await self._until_over(tasks)
+            trouble = await self._until_over()
             readiness.cancel()
             await self._stop(trouble)
-            for task in tasks:
+            for task in self._tasks.values():
                 await task
         except BaseException:
             for keeper in self._keepers():
                 keeper.kill()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
             raise
         finally:
             readiness.cancel()
-            for number in _SIGNALS:
+            for number in (*_SIGNALS, signal.SIGHUP):
                 loop.remove_signal_handler(number)
         return self._exit_code(trouble)
 
+    @property
+    def models(self) -> tuple[ModelKeepers, ...]:
+        """Those whose replicas it runs now."""
+        return tuple(self._models)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Of all parts that run, those that shall end included."""
+        return frozenset(keeper.part.name for keeper in self._tasks)
+
+    def set_models(self, models: Sequence[ModelKeepers]) -> None:
+        """Runs these; what is left out goes on until `retire`."""
+        self._models = list(models)
+        for keeper in self._keepers():
+            if keeper not in self._tasks:
+                self._start(keeper)
+
+    async def retire(self, keeper: Keeper) -> None:
+        """Stops a keeper that no model has any more."""
+        await keeper.stop()
+        await self._tasks.pop(keeper)
+
+    def _start(self, keeper: Keeper) -> None:
+        self._tasks[keeper] = asyncio.create_task(keeper.run())
+        self._changed.set()
+
+    def _reload(self) -> None:
+        if self._on_reload is not None and (self._reloading is None or self._reloading.done()):
+            self._reloading = asyncio.ensure_future(self._on_reload())
+
+    @property
+    def _engines(self) -> tuple[Keeper, ...]:
+        return tuple(keeper for keeper in self._tasks if keeper is not self._gateway)
+
     def _keepers(self) -> tuple[Keeper, ...]:
-        return self._engines if self._gateway is None else (*self._engines, self._gateway)
+        named = [keeper for model in self._models for keeper in model.keepers]
+        leaving = [keeper for keeper in self._engines if keeper not in named]
+        return (*named, *leaving, *((self._gateway,) if self._gateway is not None else ()))
 
     def _on_signal(self, number: signal.Signals) -> None:
         if not self._asked.is_set():
@@ -109,16 +153,22 @@ class Supervisor:
         for keeper in self._keepers():
             keeper.kill()
 
-    async def _until_over(self, tasks: Sequence[asyncio.Task[None]]) -> str:
+    async def _until_over(self) -> str:
         """Why it can't go on; empty where it was asked to stop."""
         asked = asyncio.create_task(self._asked.wait())
-        running = {*tasks}
+        over: set[asyncio.Task[None]] = set()
         try:
             while not (trouble := self._trouble()) and not self._asked.is_set():
-                done, _ = await asyncio.wait({asked, *running}, return_when=asyncio.FIRST_COMPLETED)
-                running -= done
-                for task in done:
+                self._changed.clear()
+                changed = asyncio.create_task(self._changed.wait())
+                running = set(self._tasks.values()) - over
+                done, _ = await asyncio.wait({asked, changed, *running}, return_when=asyncio.FIRST_COMPLETED)
+                changed.cancel()
+                for task in running & done:
                     task.result()  # a bug of ours is not kept quiet
+                    over.add(task)
+                if self._reloading is not None and self._reloading.done():
+                    self._reloading.result()
         finally:
             asked.cancel()
         return trouble
@@ -145,6 +195,8 @@ class Supervisor:
         self._on_ready()
 
     async def _stop(self, trouble: str) -> None:
+        if self._reloading is not None:
+            self._reloading.cancel()
         if trouble:
             self._say(f"error: {trouble}")
         if self._gateway is not None:

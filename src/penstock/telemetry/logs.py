@@ -4,19 +4,73 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import msgspec
-import structlog
 
 from penstock.core.record import RequestRecord
 
-Logger = structlog.typing.FilteringBoundLogger
-
 # How late a request's line may come.
 FLUSH_AFTER_S = 0.05
+
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+class Logger:
+    """Writes events with their members to standard error, a line each.
+
+    A logging library would bring a renderer for terminals along, and with it a twentieth of a worker's memory.
+
+    Args:
+        level: debug, info, warning or error; what is below is left out.
+        fmt: `json` or `console`.
+    """
+
+    def __init__(self, level: str, fmt: str) -> None:
+        self._severity = _LEVELS[level.lower()]
+        self._line = _json_line if fmt == "json" else _console_line
+
+    def is_enabled_for(self, severity: int) -> bool:
+        """Whether lines of a severity, as `logging` numbers them, are written."""
+        return severity >= self._severity
+
+    def debug(self, event: str, **members: Any) -> None:
+        """What only somebody who looks for a fault wants to see."""
+        self.log(logging.DEBUG, event, **members)
+
+    def info(self, event: str, **members: Any) -> None:
+        """What happens."""
+        self.log(logging.INFO, event, **members)
+
+    def warning(self, event: str, **members: Any) -> None:
+        """What may need somebody's attention."""
+        self.log(logging.WARNING, event, **members)
+
+    def error(self, event: str, **members: Any) -> None:
+        """What needs it."""
+        self.log(logging.ERROR, event, **members)
+
+    def log(self, severity: int, event: str, *, exc_info: Any = None, **members: Any) -> None:
+        """One line.
+
+        Args:
+            severity: as `logging` numbers them.
+            exc_info: an exception, or what `sys.exc_info` returns, to be told with its traceback.
+        """
+        if severity < self._severity:
+            return
+        level = next((name for name, least in reversed(_LEVELS.items()) if severity >= least), "debug")
+        time = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        line = {"event": event, **members, "level": level, "time": time}
+        error = exc_info[1] if isinstance(exc_info, tuple) else exc_info
+        if isinstance(error, BaseException):
+            line["exception"] = "".join(traceback.format_exception(error)).rstrip()
+        sys.stderr.buffer.write(self._line(line))
+        sys.stderr.buffer.flush()
 
 
 def open_log(level: str, fmt: str) -> Logger:
@@ -26,21 +80,7 @@ def open_log(level: str, fmt: str) -> Logger:
         level: debug, info, warning or error.
         fmt: `json` or `console`.
     """
-    severity = getattr(logging, level.upper())
-    processors: list[structlog.typing.Processor] = [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
-    ]
-    sink: Any
-    if fmt == "json":
-        processors += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_to_json)]
-        sink = structlog.BytesLogger(sys.stderr.buffer)
-    else:
-        processors.append(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), timestamp_key="time"))
-        sink = structlog.PrintLogger(sys.stderr)
-    log: Logger = structlog.wrap_logger(
-        sink, processors=processors, wrapper_class=structlog.make_filtering_bound_logger(severity)
-    ).bind()
+    log = Logger(level, fmt)
     logging.basicConfig(handlers=[_Bridge(log)], level=logging.WARNING, force=True)
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # what clients do wrong is in the records
     return log
@@ -77,7 +117,7 @@ class RequestLine(msgspec.Struct):
 
 
 class RequestLog:
-    """Writes one line for each request: JSON past structlog, which would cost more than all the rest of a record.
+    """Writes one line for each request: JSON by a type that is known beforehand, a third of the cost of `Logger`.
 
     Lines are collected for `FLUSH_AFTER_S`, so that a busy gateway makes one system call for many of them.
 
@@ -120,7 +160,7 @@ def request_line(record: RequestRecord) -> RequestLine:
     """What the log tells of a request: all of its record, nothing of what was said in it."""
     duration_s = record.duration_s
     return RequestLine(
-        datetime.fromtimestamp(record.started_at + (duration_s or 0.0), UTC).isoformat(),
+        _iso_time(record.started_at + (duration_s or 0.0)),
         record.request_id,
         record.route,
         record.model,
@@ -157,8 +197,35 @@ class _Bridge(logging.Handler):
         self._log.log(record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info)
 
 
-def _to_json(event: dict[str, Any], **_: object) -> bytes:
-    return msgspec.json.encode(event, enc_hook=repr)
+def _json_line(line: dict[str, Any]) -> bytes:
+    return msgspec.json.encode(line, enc_hook=repr) + b"\n"
+
+
+def _console_line(line: dict[str, Any]) -> bytes:
+    """The line for people; what clients wrote is quoted, so that it can't move the cursor or begin a line."""
+    told = {
+        name: value for name, value in line.items() if name not in ("time", "level", "event", "exception")
+    }
+    members = " ".join(f"{name}={_plain(value)}" for name, value in told.items())
+    exception = f"\n{line['exception']}" if "exception" in line else ""
+    text = f"{line['time']} {line['level']:<7} {_plain(line['event'], spaces=True)} {members}".rstrip()
+    return f"{text}{exception}\n".encode(errors="backslashreplace")
+
+
+def _plain(value: object, *, spaces: bool = False) -> str:
+    text = str(value)
+    fit = text.isprintable() and (spaces or not any(char in " =\"'" for char in text))
+    return text if fit else ascii(text)
+
+
+@lru_cache(maxsize=2)
+def _iso_second(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def _iso_time(epoch_s: float) -> str:
+    second = int(epoch_s)
+    return f"{_iso_second(second)}.{int((epoch_s - second) * 1e6):06d}+00:00"
 
 
 def _rounded(seconds: float | None) -> float | None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
-from functools import lru_cache
 from http import HTTPStatus
+from itertools import accumulate
+from operator import attrgetter
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from penstock import __version__
 from penstock.core.record import RequestRecord
@@ -29,6 +32,9 @@ _STATUSES = frozenset({*map(int, HTTPStatus), 499})  # an engine may answer with
 class Metrics:
     """What `/metrics` shows.
 
+    Requests are counted in plain numbers, and become Prometheus's families when they are asked for: the library's
+    own counters and histograms cost more for each request than all the rest of its record.
+
     Args:
         fleet: the snapshot of now.
         in_progress: requests under way.
@@ -36,32 +42,8 @@ class Metrics:
 
     def __init__(self, fleet: Callable[[], Fleet], in_progress: Callable[[], int]) -> None:
         self.registry = CollectorRegistry()
-        model = ("model",)
-        self._requests = Counter(
-            "penstock_requests",
-            "Requests that have ended.",
-            ("route", "model", "status", "outcome", "fault"),
-            registry=self.registry,
-        )
-        self._duration = self._histogram("penstock_request_duration_seconds", "Whole requests.", model)
-        self._ttft = self._histogram("penstock_ttft_seconds", "Arrival to the first token sent.", model)
-        self._tpot = self._histogram("penstock_tpot_seconds", "Time per token after the first one.", model)
-        self._overhead = Histogram(
-            "penstock_gateway_overhead_seconds",
-            "Arrival of a request to the start of its first attempt.",
-            model,
-            buckets=OVERHEAD_S,
-            registry=self.registry,
-        )
-        self._tokens = Counter(
-            "penstock_tokens", "Tokens in and out.", ("model", "kind"), registry=self.registry
-        )
-        self._retries = Counter(
-            "penstock_retries",
-            "Attempts that failed and were made again.",
-            ("model", "failure"),
-            registry=self.registry,
-        )
+        self._requests = _RequestCollector()
+        self.registry.register(self._requests)
         in_progress_gauge = Gauge(
             "penstock_requests_in_progress", "Requests under way.", registry=self.registry
         )
@@ -72,59 +54,119 @@ class Metrics:
         build.labels(__version__).set(1)
         self.registry.register(_FleetCollector(fleet))
         ProcessCollector(registry=self.registry)
-        # `labels` costs more than `inc`: both look-ups are remembered, and bounded as the labels are
-        self._of_ending = lru_cache(maxsize=1024)(
-            lambda route, model, status, outcome, fault: self._requests.labels(
-                route, model, status, outcome, fault
-            )
-        )
-        self._of_model = lru_cache(maxsize=256)(self._bind)  # models are configured: 64 at most, and `other`
 
     def observe(self, record: RequestRecord) -> None:
         """Counts one request."""
-        model = record.model or OTHER
-        route = record.route if record.route in ROUTES else OTHER
-        status = str(record.status) if record.status in _STATUSES else OTHER
-        self._of_ending(route, model, status, record.outcome, record.fault).inc()
-        bound = self._of_model(model)
-        for histogram, seconds in zip(
-            bound.histograms,
-            (record.duration_s, record.ttft_s, record.tpot_s, record.overhead_s),
-            strict=True,
-        ):
-            if seconds is not None:
-                histogram.observe(seconds)
-        bound.prompt_tokens.inc(record.usage.prompt_tokens or 0)
-        bound.completion_tokens.inc(record.usage.completion_tokens or 0)
-        for attempt in record.attempts[:-1]:
-            self._retries.labels(model, attempt.failure).inc()
+        self._requests.observe(record)
 
     def exposition(self) -> bytes:
         """The text for Prometheus."""
         return generate_latest(self.registry)
 
-    def _histogram(self, name: str, text: str, labels: tuple[str, ...]) -> Histogram:
-        return Histogram(name, text, labels, buckets=LATENCY_S, registry=self.registry)
 
-    def _bind(self, model: str) -> _OfModel:
-        return _OfModel(
-            tuple(h.labels(model) for h in (self._duration, self._ttft, self._tpot, self._overhead)),
-            self._tokens.labels(model, "prompt"),
-            self._tokens.labels(model, "completion"),
-        )
+class _Times:
+    """A histogram: how many values were at most each bound, and their sum."""
+
+    __slots__ = ("_bounds", "_counts", "_sum_s")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum_s = 0.0
+
+    def observe(self, seconds: float) -> None:
+        self._counts[bisect_left(self._bounds, seconds)] += 1
+        self._sum_s += seconds
+
+    def add_to(self, family: HistogramMetricFamily, label: str) -> None:
+        bounds = [*map(floatToGoString, self._bounds), "+Inf"]
+        family.add_metric((label,), list(zip(bounds, accumulate(self._counts), strict=True)), self._sum_s)
 
 
 class _OfModel:
-    """The series of one model, looked up once."""
+    """What is counted of one model."""
 
-    __slots__ = ("completion_tokens", "histograms", "prompt_tokens")
+    __slots__ = ("completion_tokens", "duration", "overhead", "prompt_tokens", "tpot", "ttft")
 
-    def __init__(
-        self, histograms: tuple[Histogram, ...], prompt_tokens: Counter, completion_tokens: Counter
-    ) -> None:
-        self.histograms = histograms
-        self.prompt_tokens = prompt_tokens
-        self.completion_tokens = completion_tokens
+    def __init__(self) -> None:
+        self.duration = _Times(LATENCY_S)
+        self.ttft = _Times(LATENCY_S)
+        self.tpot = _Times(LATENCY_S)
+        self.overhead = _Times(OVERHEAD_S)
+        self.prompt_tokens = 0
+        self.completion_tokens = 0
+
+
+class _RequestCollector(Collector):
+    """All that is made from records."""
+
+    def __init__(self) -> None:
+        self._endings: dict[tuple[str, str, str, str, str], int] = {}
+        self._retries: dict[tuple[str, str], int] = {}
+        self._models: dict[str, _OfModel] = {}
+
+    def observe(self, record: RequestRecord) -> None:
+        model = record.model or OTHER
+        route = record.route if record.route in ROUTES else OTHER
+        status = str(record.status) if record.status in _STATUSES else OTHER
+        ending = (route, model, status, record.outcome, record.fault)
+        self._endings[ending] = self._endings.get(ending, 0) + 1
+        of_model = self._models.get(model)
+        if of_model is None:
+            of_model = self._models[model] = _OfModel()
+        _observe_times(of_model, record)
+        usage = record.usage
+        of_model.prompt_tokens += usage.prompt_tokens or 0
+        of_model.completion_tokens += usage.completion_tokens or 0
+        for attempt in record.attempts[:-1]:
+            retry = (model, attempt.failure)
+            self._retries[retry] = self._retries.get(retry, 0) + 1
+
+    def collect(self) -> Iterable[Metric]:
+        labels = ("route", "model", "status", "outcome", "fault")
+        requests = CounterMetricFamily("penstock_requests", "Requests that have ended.", labels=labels)
+        for ending, count in self._endings.items():
+            requests.add_metric(ending, count)
+        retries = CounterMetricFamily(
+            "penstock_retries", "Attempts that failed and were made again.", labels=("model", "failure")
+        )
+        for retry, count in self._retries.items():
+            retries.add_metric(retry, count)
+        tokens = CounterMetricFamily("penstock_tokens", "Tokens in and out.", labels=("model", "kind"))
+        for model, of_model in self._models.items():
+            tokens.add_metric((model, "prompt"), of_model.prompt_tokens)
+            tokens.add_metric((model, "completion"), of_model.completion_tokens)
+        yield from (requests, tokens, retries, *self._times())
+
+    def _times(self) -> Iterable[Metric]:
+        for name, text, times_of in _HISTOGRAMS:
+            family = HistogramMetricFamily(name, text, labels=("model",))
+            for model, of_model in self._models.items():
+                times_of(of_model).add_to(family, model)
+            yield family
+
+
+def _observe_times(of_model: _OfModel, record: RequestRecord) -> None:
+    if (duration_s := record.duration_s) is not None:
+        of_model.duration.observe(duration_s)
+    if (ttft_s := record.ttft_s) is not None:
+        of_model.ttft.observe(ttft_s)
+    if (tpot_s := record.tpot_s) is not None:
+        of_model.tpot.observe(tpot_s)
+    if (overhead_s := record.overhead_s) is not None:
+        of_model.overhead.observe(overhead_s)
+
+
+_HISTOGRAMS: tuple[tuple[str, str, Callable[[_OfModel], _Times]], ...] = (
+    ("penstock_request_duration_seconds", "Whole requests.", attrgetter("duration")),
+    ("penstock_ttft_seconds", "Arrival to the first token sent.", attrgetter("ttft")),
+    ("penstock_tpot_seconds", "Time per token after the first one.", attrgetter("tpot")),
+    (
+        "penstock_gateway_overhead_seconds",
+        "Arrival of a request to the start of its first attempt.",
+        attrgetter("overhead"),
+    ),
+)
 
 
 class _FleetCollector(Collector):

@@ -13,6 +13,12 @@ CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 EMBEDDINGS = "/v1/embeddings"
 
+# Routes whose replies are not generated.
+_WITHOUT_ANSWER = frozenset({EMBEDDINGS, "/v1/score", "/v1/rerank", "/v1/classify", "/v1/pooling"})
+
+# As OpenAI's API.
+CHOICES_MAX = 128
+
 
 class StreamOptions(msgspec.Struct):
     """`stream_options`; other members are left to the engine."""
@@ -30,6 +36,12 @@ class _Request(msgspec.Struct):
     model: str
     stream: bool | None = False
     stream_options: StreamOptions | msgspec.UnsetType | None = msgspec.UNSET
+    # of any type: the engine says what it takes
+    max_tokens: Any = None
+    max_completion_tokens: Any = None
+    n: Any = None
+    user: Any = None
+    prompt_cache_key: Any = None
 
 
 class _Chat(_Request, kw_only=True):
@@ -64,13 +76,18 @@ _OPTIONS = msgspec.json.Decoder(_HasOptions)
 class InferenceRequest(msgspec.Struct, frozen=True):
     """What the gateway knows of a request: which model, streamed or not, and the body for the engine.
 
-    `hides_usage` says that the usage chunk was asked for by the gateway alone, and is kept from the client.
+    Args:
+        hides_usage: the usage chunk was asked for by the gateway alone, and is kept from the client.
+        completion_tokens_max: tokens that the answer may have, over all its choices; None where it is not said.
+        session: who asks, as the body's `prompt_cache_key` or `user` names them; may be empty.
     """
 
     model: str
     stream: bool
     body: bytes
     hides_usage: bool = False
+    completion_tokens_max: int | None = None
+    session: str = ""
 
 
 def read_request(route: str, body: bytes) -> InferenceRequest:
@@ -112,15 +129,46 @@ def _with_usage(request: _Request, route: str, body: bytes) -> InferenceRequest:
     stream = bool(request.stream)
     options = request.stream_options
     asked = isinstance(options, StreamOptions) and options.include_usage
+    session = request.prompt_cache_key or request.user
+    known = InferenceRequest(
+        request.model,
+        stream,
+        body,
+        completion_tokens_max=_completion_tokens_max(request, route),
+        session=session if isinstance(session, str) else "",
+    )
     if not stream or asked or route not in (CHAT, COMPLETIONS):
-        return InferenceRequest(request.model, stream, body)
+        return known
     if options is msgspec.UNSET:
         body = insert_member(body, "stream_options", b'{"include_usage":true}')
     else:
         members = _decoded(_OPTIONS, body).stream_options or {}
         value = msgspec.json.encode({**members, "include_usage": True})
         body = replace_member(body, "stream_options", value)
-    return InferenceRequest(request.model, stream, body, hides_usage=True)
+    return msgspec.structs.replace(known, body=body, hides_usage=True)
+
+
+def _completion_tokens_max(request: _Request, route: str) -> int | None:
+    """Tokens that the answer may have, of all choices together."""
+    if route not in (CHAT, COMPLETIONS):
+        return 0 if route in _WITHOUT_ANSWER else None
+    choices = request.n
+    if isinstance(choices, int) and not 1 <= choices <= CHOICES_MAX:
+        raise ClientError(f"n: must be from 1 to {CHOICES_MAX}", code="invalid_value", param="n")
+    least = 1 if route == CHAT else 0  # a completion of no tokens scores its prompt
+    for name in ("max_completion_tokens", "max_tokens"):
+        tokens = getattr(request, name)
+        if not isinstance(tokens, int) or isinstance(tokens, bool):
+            continue
+        if tokens < least:
+            raise ClientError(
+                f"{name}: must be at least {least}",
+                code="invalid_value",
+                param=name,
+                hint=f"leave {name} out for as many as fit",
+            )
+        return tokens * (choices if isinstance(choices, int) else 1)
+    return None
 
 
 def _wrong_member(message: str) -> ClientError:

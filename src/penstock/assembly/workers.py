@@ -1,0 +1,153 @@
+"""Several gateway processes on one address: the kernel shares out connections, a parent keeps them running.
+
+The parent serves nothing itself. It is told what a gateway is told: SIGTERM drains every worker, SIGHUP makes
+every worker follow the configuration; a worker that ends otherwise is started again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+from penstock.core.config import Address, GatewayConfig
+from penstock.core.config_sources import INTERNAL_PREFIX
+from penstock.core.errors import PenstockError
+from penstock.engines.client import EngineClient
+from penstock.engines.spec import Launch
+from penstock.policy.restart import RestartLimits
+from penstock.store.home import Home
+from penstock.store.keys import make_admin_key
+from penstock.supervisor.keeper import Keeper, Surroundings
+from penstock.supervisor.parts import GATEWAY_STOP_MARGIN_S, PROBE_WITHIN_S
+from penstock.supervisor.ports import free_port
+
+WORKER_VARIABLE = f"{INTERNAL_PREFIX}WORKER"
+WORKERS_VARIABLE = f"{INTERNAL_PREFIX}WORKERS"
+LIMITS = RestartLimits(failed_starts_max=1)  # what stops a worker from starting is no accident
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """Which worker of a gateway this process is: `number` of `count`."""
+
+    number: int = 0
+    count: int = 1
+
+    @classmethod
+    def of(cls, environ: Mapping[str, str]) -> Worker:
+        """The worker that the parent's variables name; the only one where there are none."""
+        return cls(int(environ.get(WORKER_VARIABLE, "0")), int(environ.get(WORKERS_VARIABLE, "1")))
+
+
+def run_workers(
+    config: GatewayConfig,
+    home: Home,
+    options: tuple[str, ...],
+    environ: Mapping[str, str],
+    say: Callable[[str], None],
+) -> int:
+    """Runs `config.workers` gateways until SIGTERM or SIGINT; returns the exit code.
+
+    Args:
+        options: of the command line, that make a worker read the same configuration.
+        say: prints a line for the owner.
+    """
+    return asyncio.run(_run(config, home, options, environ, say))
+
+
+async def _run(
+    config: GatewayConfig,
+    home: Home,
+    options: tuple[str, ...],
+    environ: Mapping[str, str],
+    say: Callable[[str], None],
+) -> int:
+    make_admin_key(home.admin_key)  # before there are several to make it
+    listen, admin = (_settled(address) for address in (config.listen, config.admin))
+    client = EngineClient()
+    around = Surroundings(environ, time.monotonic, random.random, say)
+    keepers = []
+    for number in range(config.workers):
+        part = _WorkerPart(number, config, listen, admin, options, client)
+        keepers.append(Keeper(part, home.log(part.name), LIMITS, around))
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stopping.set)
+    loop.add_signal_handler(signal.SIGHUP, _hang_up, keepers)
+    say(f"gateway: {config.workers} workers at {listen}, logs in {home.logs}")
+    tasks = [asyncio.create_task(keeper.run()) for keeper in keepers]
+    stop = asyncio.create_task(stopping.wait())
+    await asyncio.wait({stop, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.gather(*(keeper.stop() for keeper in keepers))
+    await asyncio.gather(*tasks)
+    stop.cancel()
+    client.close()
+    reasons = [keeper.given_up for keeper in keepers if keeper.given_up]
+    for reason in reasons:
+        say(f"error: {reason}")
+    return 1 if reasons else 0
+
+
+def _hang_up(keepers: list[Keeper]) -> None:
+    for keeper in keepers:
+        if keeper.pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(keeper.pid, signal.SIGHUP)
+
+
+@dataclass(frozen=True, slots=True)
+class _WorkerPart:
+    number: int
+    config: GatewayConfig
+    listen: Address
+    admin: Address
+    options: tuple[str, ...]
+    client: EngineClient
+
+    @property
+    def name(self) -> str:
+        return f"gateway-{self.number}"
+
+    @property
+    def stop_within_s(self) -> float:
+        return self.config.drain_timeout_s + GATEWAY_STOP_MARGIN_S
+
+    def launch(self) -> Launch:
+        return Launch(
+            argv=(sys.executable, "-m", "penstock", *self.options, "gateway"),
+            env={
+                WORKER_VARIABLE: str(self.number),
+                WORKERS_VARIABLE: str(self.config.workers),
+                "PENSTOCK_GATEWAY__LISTEN": str(self.listen),
+                "PENSTOCK_GATEWAY__ADMIN": str(self.admin),
+            },
+        )
+
+    def started(self, pid: int) -> None:
+        pass
+
+    def ended(self) -> None:
+        self.client.forget(self.listen.reachable())
+
+    async def is_ready(self) -> bool:
+        """Whether some worker listens: the kernel does not say which one answers."""
+        try:
+            reply = await self.client.fetch(
+                self.listen.reachable(), b"GET", b"/health", timeout_s=PROBE_WITHIN_S
+            )
+        except PenstockError:
+            return False
+        return reply.status == 200
+
+
+def _settled(address: Address) -> Address:
+    """The address with a port, where any free one will do."""
+    return address if address.port else Address(address.host, free_port(address.host))

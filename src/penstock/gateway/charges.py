@@ -1,0 +1,152 @@
+"""What a request is charged: reserved and entered in the journal before it is served, settled when it has ended.
+
+The journal's line is written before the client sees the end of its answer: what a client has, was recorded.
+"""
+
+from __future__ import annotations
+
+import math
+from http import HTTPStatus
+
+from penstock.core.config import ModelConfig
+from penstock.core.errors import LimitError
+from penstock.core.record import Outcome, RequestRecord
+from penstock.engines.exchange import Headers
+from penstock.gateway.tenants import Caller
+from penstock.policy.budget import Cost, Left, Refused, Standing
+from penstock.policy.cost import Price, prompt_tokens_expected
+from penstock.store.journal import Entry, Journal
+from penstock.store.limits import LimitStore, Reservation
+from penstock.wire.openai import InferenceRequest
+
+
+class Charges:
+    """Opens charges."""
+
+    def __init__(self, limits: LimitStore, journal: Journal) -> None:
+        self.limits = limits
+        self.journal = journal
+
+    async def open(
+        self, caller: Caller, model: ModelConfig, request: InferenceRequest, record: RequestRecord
+    ) -> Charge:
+        """Reserves what the request may use at most; to be closed, whatever happens.
+
+        Raises:
+            LimitError: a limit of the caller's does not allow it.
+        """
+        price = Price(model.price.prompt_usd_per_million, model.price.completion_usd_per_million)
+        prompt_tokens = prompt_tokens_expected(len(request.body))
+        said = request.completion_tokens_max
+        completion_tokens = model.completion_tokens_expected if said is None else said
+        cost = Cost(prompt_tokens + completion_tokens, price.usd(prompt_tokens, completion_tokens))
+        found = await self.limits.reserve(caller.subjects, cost)
+        if isinstance(found, Refused):
+            raise _refusal(found)
+        return Charge(self, record, price, prompt_tokens, found)
+
+
+class Charge:
+    """The charge of one request."""
+
+    __slots__ = ("_charges", "_entry", "_price", "_prompt_tokens", "_record", "_reservation")
+
+    def __init__(
+        self,
+        charges: Charges,
+        record: RequestRecord,
+        price: Price,
+        prompt_tokens: int,
+        reservation: Reservation,
+    ) -> None:
+        self._charges = charges
+        self._record = record
+        self._price = price
+        self._prompt_tokens = prompt_tokens
+        self._reservation = reservation
+        self._entry: Entry | None = None
+
+    @property
+    def tokens(self) -> int:
+        """What is reserved: prompt and completion."""
+        return self._reservation.cost.tokens
+
+    @property
+    def headers(self) -> Headers:
+        """How the caller stands with its limits."""
+        return standing_headers(self._reservation.standing)
+
+    def begin(self) -> None:
+        """Enters the request in the journal, before an engine gets it.
+
+        Raises:
+            JournalError: it can't be written, and requests shall then be refused.
+        """
+        self._entry = self._charges.journal.begin(self._record, self.tokens)
+
+    def end(self) -> None:
+        """Enters the whole answer in the journal, before the client sees its end.
+
+        Raises:
+            JournalError: as `begin`.
+        """
+        record = self._record
+        record.outcome = Outcome.COMPLETE
+        self._reckon()
+        if self._entry is not None:
+            self._charges.journal.end(self._entry, record, self._price)
+
+    async def close(self) -> None:
+        """Enters what has become of the request, unless that is done, and charges what it used."""
+        actual = self._reckon()
+        if self._entry is not None:
+            self._charges.journal.ensure_end(self._entry, self._record, self._price)
+        await self._charges.limits.settle(self._reservation, actual)
+
+    def _reckon(self) -> Cost:
+        """What the request used, as far as anybody knows; it goes on the record."""
+        record = self._record
+        count_delivered(record)
+        usage = record.usage
+        prompt_tokens = usage.prompt_tokens
+        if prompt_tokens is None:  # the engine began with the prompt, and did not come to tell its length
+            begun = any(attempt.status == HTTPStatus.OK for attempt in record.attempts)
+            prompt_tokens = self._prompt_tokens if begun else 0
+        completion_tokens = usage.completion_tokens or 0
+        record.cost_usd = self._price.usd(prompt_tokens, completion_tokens)
+        return Cost(prompt_tokens + completion_tokens, record.cost_usd)
+
+
+def count_delivered(record: RequestRecord) -> None:
+    """Tokens by the events that were delivered, where the engine did not tell, or not to the end."""
+    usage = record.usage
+    untold = record.outcome is not Outcome.COMPLETE or usage.source == "none"
+    if untold and record.events > (usage.completion_tokens or 0):
+        usage.completion_tokens, usage.source = record.events, "events"
+
+
+def standing_headers(standing: Standing) -> Headers:
+    """`x-ratelimit-*`, as OpenAI's API has them, for what is limited."""
+    headers: Headers = []
+    for kind, left in ((b"requests", standing.requests), (b"tokens", standing.tokens)):
+        if left is not None:
+            headers += _left_headers(kind, left)
+    return headers
+
+
+def _left_headers(kind: bytes, left: Left) -> Headers:
+    return [
+        (b"x-ratelimit-limit-" + kind, b"%d" % left.limit),
+        (b"x-ratelimit-remaining-" + kind, b"%d" % left.remaining),
+        (b"x-ratelimit-reset-" + kind, b"%.3fs" % left.reset_s),
+    ]
+
+
+def _refusal(found: Refused) -> LimitError:
+    return LimitError(
+        found.message,
+        code=found.code,
+        hint=found.hint,
+        retry_after_s=None if found.retry_after_s is None else max(1, math.ceil(found.retry_after_s)),
+        headers=standing_headers(found.standing),
+    )

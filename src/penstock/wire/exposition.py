@@ -1,0 +1,91 @@
+"""The few numbers that routing needs, out of an engine's /metrics in the Prometheus text format.
+
+Only lines of known names are looked at; a line that is not well-formed, or whose value can't be, is passed over.
+Several engines in one process add up; ranks of one engine report the same requests, and only the first one counts.
+Of what waits, where an engine says why, only what waits for room counts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+# vLLM's page is 50 kB; what stands behind this is not read.
+BODY_BYTES_MAX = 1024 * 1024
+LINE_BYTES_MAX = 4096
+# Engines that run data-parallel in one process have one sample each.
+SAMPLES_MAX = 256
+# No engine runs more requests than this.
+COUNT_MAX = 10**9
+
+RUNNING = (b"vllm:num_requests_running", b"llamacpp:requests_processing", b"sglang:num_running_reqs")
+WAITING = (
+    b"vllm:num_requests_waiting_by_reason",
+    b"vllm:num_requests_waiting",
+    b"llamacpp:requests_deferred",
+    b"sglang:num_queue_reqs",
+)
+# The first is named as the second was until vLLM 0.10.
+KV_USAGE = (b"vllm:kv_cache_usage_perc", b"vllm:gpu_cache_usage_perc", b"sglang:token_usage")
+
+_SAMPLE = re.compile(
+    rb"""(\{(?:[^"{}]|"(?:[^"\\]|\\.)*")*\})?      # labels; a text may hold braces
+    [ \t]+([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?)
+    (?:[ \t]+-?\d+)?[ \t]*\r?$                     # a time stamp
+    """,
+    re.VERBOSE,
+)
+_NOT_COUNTED = re.compile(rb'[{,][ \t]*(?:(?:tp|pp|moe_ep)_rank="(?!0")|reason="(?!capacity"))')
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLoad:
+    """What an engine says of its load.
+
+    Args:
+        running: requests in its batch.
+        waiting: requests in its own queue.
+        kv_usage: the used part of its KV cache, 0 to 1; None where it does not say.
+    """
+
+    running: int
+    waiting: int
+    kv_usage: float | None
+
+
+def read_load(body: bytes) -> EngineLoad | None:
+    """The load in a page of metrics; None where it names no running or no waiting requests."""
+    if len(body) > BODY_BYTES_MAX:
+        body = body[: body.rfind(b"\n", 0, BODY_BYTES_MAX) + 1]
+    running, waiting = _values(body, RUNNING, COUNT_MAX), _values(body, WAITING, COUNT_MAX)
+    if not running or not waiting:
+        return None
+    usage = _values(body, KV_USAGE, 1.0)
+    return EngineLoad(round(sum(running)), round(sum(waiting)), max(usage, default=None))
+
+
+def _values(body: bytes, names: tuple[bytes, ...], most: float) -> list[float]:
+    """The values of the first of `names` that is there."""
+    for name in names:
+        values = [value for value in _samples(body, name) if 0 <= value <= most]
+        if values:
+            return values
+    return []
+
+
+def _samples(body: bytes, name: bytes) -> Iterator[float]:
+    start = 0
+    for _ in range(SAMPLES_MAX):
+        start = body.find(name, start)
+        if start < 0:
+            return
+        end = body.find(b"\n", start)
+        end = end if end >= 0 else len(body)
+        begins_line = start == 0 or body[start - 1] == ord("\n")
+        match = None
+        if begins_line and end - start <= LINE_BYTES_MAX:
+            match = _SAMPLE.match(body[start + len(name) : end])
+        if match is not None and not _NOT_COUNTED.search(match[1] or b""):
+            yield float(match[2])
+        start += len(name)
