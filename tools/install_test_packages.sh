@@ -4,8 +4,9 @@
 set -u
 
 packages=""
-for command in nginx curl; do # command and package have the same name
-    command -v "$command" >/dev/null 2>&1 || [ -x "/usr/sbin/$command" ] || packages="$packages $command"
+for command in nginx curl redis-server redis-cli; do # command and package have the same name, but for one
+    [ "$command" = redis-cli ] && package=redis-tools || package=$command
+    command -v "$command" >/dev/null 2>&1 || [ -x "/usr/sbin/$command" ] || packages="$packages $package"
 done
 [ -n "$packages" ] || exit 0
 

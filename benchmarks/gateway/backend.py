@@ -37,8 +37,11 @@ class Backend(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Requests, or parts of them."""
-        self._parser.feed_data(data)
+        """Requests, or parts of them; anything else ends the connection, as with routers that try HTTP/2 first."""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:
+            self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the reason does not matter
         """The proxy has gone: so has the stream."""
@@ -67,7 +70,7 @@ class Backend(asyncio.Protocol):
         elif self._path == b"/v1/chat/completions":
             self._chat(json.loads(self._body))
         elif self._path == b"/v1/completions":
-            self._answer(replies.plain(json.loads(self._body)["prompt"], "text_completion"))
+            self._answer(replies.plain(_text(json.loads(self._body).get("prompt")), "text_completion"))
         elif self._path == b"/health":
             self._answer(b"{}")
         else:
@@ -85,7 +88,7 @@ class Backend(asyncio.Protocol):
             self._answer(replies.plain(content))
             return
         self._interval_s = replies.interval_s(content)
-        self._tokens = int(str(request["max_tokens"]))
+        self._tokens = int(str(request.get("max_tokens") or request["max_completion_tokens"]))
         self._wants_usage = bool(
             cast("dict[str, object]", request.get("stream_options") or {}).get("include_usage")
         )

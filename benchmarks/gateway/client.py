@@ -1,4 +1,4 @@
-"""The load, from a process of its own: N streams side by side, or plain calls one after the other.
+"""The load, from a process of its own: streams side by side, or plain calls one after the other.
 
 Run as `python -m benchmarks.gateway.client '{"port": ..., ...}'`; prints one JSON object. Connections are
 opened before the first request and kept alive. Every reply is checked whole; what is wrong goes to `wrong`.
@@ -28,9 +28,13 @@ class Load:
 
     Args:
         connections: kept-alive connections, each with one request at a time.
-        requests: on each connection.
+        requests: on each connection, at most.
         tokens: of each stream; 0 makes plain calls.
         timeout_s: for all of it.
+        until_s: no request is begun later than this after the first one; 0 means no such limit.
+        ramp_s: over which the connections send their first requests, evenly.
+        interval_s: between two tokens of a stream.
+        prompt_bytes: length of the prompt; 0 means a short one.
     """
 
     port: int
@@ -38,6 +42,10 @@ class Load:
     requests: int
     tokens: int
     timeout_s: float
+    until_s: float = 0.0
+    ramp_s: float = replies.INTERVAL_S
+    interval_s: float = replies.INTERVAL_S
+    prompt_bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -46,10 +54,19 @@ class Seen:
 
     `ttft` ends at the first token's text, not at the role chunk. `gap` is between tokens of one stream as
     they arrive. `transit` is how long a token was under way: from the backend's write to the client's read.
+    `wall_s` runs from the first request's write to the last reply's end, which is at `last_s` on the monotonic
+    clock; `cpu_s` is what the client itself used meanwhile. `open_peak` is the largest number of streams that
+    had begun, and not ended, at one time.
     """
 
+    sent: int = 0
     replies: int = 0
     events: int = 0
+    wall_s: float = 0.0
+    last_s: float = 0.0
+    cpu_s: float = 0.0
+    open_now: int = 0
+    open_peak: int = 0
     wrong: list[str] = field(default_factory=list)
     ttft_ms: list[float] = field(default_factory=list)
     gap_ms: list[float] = field(default_factory=list)
@@ -65,13 +82,15 @@ class Connection(asyncio.Protocol):
         self._seen = seen
         self._done = done
         self.answered = 0
+        self._over = False
 
     def send(self) -> None:
         """Sends the request."""
         self._parser = httptools.HttpResponseParser(self)
         self._parts: list[bytes] = []
-        self._whole = False
+        self._whole = self._over = False
         self.begin()
+        self._seen.sent += 1
         self._sent_ns = time.monotonic_ns()
         self._transport.write(self._request)
 
@@ -80,6 +99,9 @@ class Connection(asyncio.Protocol):
 
     def arrived(self, now_ns: int) -> None:
         """A part of the reply is in `_parts`."""
+
+    def end(self) -> None:
+        """The reply is whole."""
 
     def check(self, now_ns: int) -> str:
         """What is wrong with the whole reply, or nothing."""
@@ -92,15 +114,20 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """A part of a reply, as it came from the socket."""
         now_ns = time.monotonic_ns()
-        self._parser.feed_data(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._fault(f"not HTTP: {error}: {data[:300]!r}")
+            return
         if self._parts:
             self.arrived(now_ns)
         if self._whole:
             self._finish(now_ns)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is gone, which it may be only after the end."""
-        self._fault(f"the connection was closed: {exc}")
+        """The connection is gone, which it may be only after its last reply."""
+        if not self._over:
+            self._fault(f"the connection was closed: {exc}")
 
     def on_body(self, body: bytes) -> None:
         """A part of a reply's body."""
@@ -111,12 +138,15 @@ class Connection(asyncio.Protocol):
         self._whole = True
 
     def _finish(self, now_ns: int) -> None:
+        self.end()
         status = self._parser.get_status_code()
         wrong = self.check(now_ns) if status == 200 else f"status {status}: {b''.join(self._parts)[:300]!r}"
         if wrong:
             self._fault(wrong)
         self._seen.replies += 1
+        self._seen.last_s = now_ns / 1e9
         self.answered += 1
+        self._over = True
         self._done(self)
 
     def _fault(self, wrong: str) -> None:
@@ -125,19 +155,20 @@ class Connection(asyncio.Protocol):
 
 
 class Plain(Connection):
-    """Plain calls."""
+    """Plain calls, each answered with `expected`."""
 
-    EXPECTED = json.loads(replies.plain())
+    def __init__(self, request: bytes, seen: Seen, done: Callable[[Connection], None], expected: str) -> None:
+        super().__init__(request, seen, done)
+        self._expected = expected
 
     def check(self, now_ns: int) -> str:
         """A reply must say what the backend said."""
         self._seen.reply_ms.append((now_ns - self._sent_ns) / 1e6)
         body = b"".join(self._parts)
-        expected = self.EXPECTED
         try:
             reply = json.loads(body)
-            same = reply["choices"][0]["message"]["content"] == expected["choices"][0]["message"]["content"]
-            same = same and reply["usage"]["total_tokens"] == expected["usage"]["total_tokens"]
+            same = reply["choices"][0]["message"]["content"] == self._expected
+            same = same and reply["usage"]["total_tokens"] == replies.usage_counts(1)["total_tokens"]
         except (ValueError, LookupError, TypeError):
             same = False
         return "" if same else f"another reply: {body[:300]!r}"
@@ -174,6 +205,11 @@ class Stream(Connection):
             else:
                 self._other(event, now_ns)
 
+    def end(self) -> None:
+        """One stream fewer is open."""
+        if self._next:
+            self._seen.open_now -= 1
+
     def check(self, now_ns: int) -> str:  # noqa: ARG002 - a stream has a time for each token
         """A stream must be whole."""
         if self._strange:
@@ -190,6 +226,8 @@ class Stream(Connection):
             self._strange = f"token {number} where {self._next} is due"
         if self._next == 0:
             seen.ttft_ms.append((now_ns - self._sent_ns) / 1e6)
+            seen.open_now += 1
+            seen.open_peak = max(seen.open_peak, seen.open_now)
         else:
             seen.gap_ms.append((now_ns - self._last_ns) / 1e6)
         seen.transit_ms.append((now_ns - sent_ns) / 1e6)
@@ -223,56 +261,65 @@ async def run(load: Load) -> Seen:
     """Sends the load and waits for all replies."""
     loop = asyncio.get_running_loop()
     seen = Seen()
-    request = _request(load)
     over = loop.create_future()
     open_count = load.connections
+    began_s = cpu_before_s = 0.0
 
     def done(connection: Connection) -> None:
         nonlocal open_count
-        if connection.answered < load.requests and not seen.wrong:
+        late = load.until_s and time.monotonic() - began_s > load.until_s
+        if connection.answered < load.requests and not late and not seen.wrong:
             connection.send()
             return
         open_count -= 1
         if not open_count:
             over.set_result(None)
 
-    connections = await _connect(load, lambda: _connection(load, request, seen, done))
-    for number, connection in enumerate(connections):  # spread over one interval, as callers are
-        loop.call_later(replies.INTERVAL_S * number / load.connections, connection.send)
     try:
         async with asyncio.timeout(load.timeout_s):
+            connections = await _connect(load, seen, done)
+            began_s, cpu_before_s = time.monotonic(), time.process_time()
+            for number, connection in enumerate(connections):
+                loop.call_later(load.ramp_s * number / load.connections, connection.send)
             while not over.done() and not seen.wrong:
                 await asyncio.wait({over}, timeout=0.1)
     except TimeoutError:
         seen.wrong.append(
             f"{open_count} connections of {load.connections} came to no end in {load.timeout_s:g} s"
         )
-    expected = load.connections * load.requests
-    if seen.replies != expected and not seen.wrong:
-        seen.wrong.append(f"{seen.replies} replies of {expected}")
+    except OSError as error:
+        seen.wrong.append(f"no connection: {error}")
+    seen.cpu_s = time.process_time() - cpu_before_s
+    seen.wall_s = max(seen.last_s - began_s, 0.0)
+    if seen.replies != seen.sent and not seen.wrong:
+        seen.wrong.append(f"{seen.replies} replies of {seen.sent}")
     return Seen(**asdict(seen))  # closing the connections must not add to it
 
 
-async def _connect(load: Load, factory: Callable[[], Connection]) -> Sequence[Connection]:
+async def _connect(load: Load, seen: Seen, done: Callable[[Connection], None]) -> Sequence[Connection]:
+    content = replies.prompt(load.prompt_bytes, load.interval_s)
+    body = replies.request(load.tokens or 1, stream=load.tokens > 0, content=content)
+    request = _head(load.port, len(body)) + body
+    expected = replies.said(content)
+
+    def connection() -> Connection:
+        if load.tokens:
+            return Stream(request, seen, done, load.tokens)
+        return Plain(request, seen, done, expected)
+
     loop = asyncio.get_running_loop()
     return [
-        (await loop.create_connection(factory, "127.0.0.1", load.port))[1] for _ in range(load.connections)
+        (await loop.create_connection(connection, "127.0.0.1", load.port))[1] for _ in range(load.connections)
     ]
 
 
-def _connection(load: Load, request: bytes, seen: Seen, done: Callable[[Connection], None]) -> Connection:
-    return Stream(request, seen, done, load.tokens) if load.tokens else Plain(request, seen, done)
-
-
-def _request(load: Load) -> bytes:
-    body = replies.request(load.tokens or 1, stream=load.tokens > 0)
-    head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:{load.port}\r\n"
+def _head(port: int, body_bytes: int) -> bytes:
+    return (
+        f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\n"
         f"authorization: Bearer {KEY}\r\n"
         f"content-type: application/json\r\naccept: */*\r\nuser-agent: penstock-bench\r\n"
-        f"content-length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
+        f"content-length: {body_bytes}\r\n\r\n"
+    ).encode()
 
 
 if __name__ == "__main__":

@@ -1,28 +1,54 @@
-"""The table for people, and everything for machines."""
+"""The tables for people, and everything for machines."""
 
 from __future__ import annotations
 
 import platform
-import statistics
-from collections.abc import Callable, Iterable, Sequence
+import sysconfig
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
-from benchmarks.gateway.sitting import Cell, Results
+from benchmarks.gateway.arms import ARMS, OURS
+from benchmarks.gateway.bars import Verdict, verdicts
+from benchmarks.gateway.measures import (
+    COSTS,
+    OPEN_PEAK,
+    PAIR_EVENT,
+    PROMPT,
+    STREAM_KB,
+    THROTTLED_PER_S,
+    TIMES,
+    Measure,
+)
+from benchmarks.gateway.plan import ONE_WORKER, TWO_WORKERS
+from benchmarks.gateway.sitting import BUSY_MAX, SHARE_USED_MIN, Results
 
 NOTES = """
-Median of {rounds} rounds (least-most), the arms in turn within each round. CPU: user + system of the arm's whole
-process tree over the run, with what setting up connections and requests costs, divided by the tokens streamed
-or by the requests. TTFT ends at the first token's text; all streams start within 20 ms, so it holds the wait
-behind each other. Transit: from the backend's write of a token to the client's read of it, by stamps in the
-tokens. RSS of an open stream: growth over the run, which warm memory of the same process hides. Ready: from
-the start of the process to the first plain call answered through it. Added latency is a difference of medians
-(p50 only) to the direct run of the same load; percentiles are never subtracted. A wrong reply (status, order
-or number of tokens, finish reason, usage, [DONE], a closed connection, no end in time) voids its cell; so does
-a client or backend that is busy more than {busy:.0%} of the time. Void cells count in no median."""
+Medians of {rounds} rounds (least and most), the arms in turn within each round. One worker each, but for
+`{two_workers}`. The client and the backend have processes of their own, which are not counted.
+
+- **CPU** is user + system of the arm's whole process tree over the run, with what setting up connections and
+  requests costs, divided by the tokens streamed or by the requests.
+- **TTFT** ends at the first token's text. **Transit** is from the backend's write of a token to the client's read of
+  it, by stamps in the tokens; **gap** is between two tokens of one stream as the client reads them (sent every 20 ms).
+- **Percentiles are never subtracted**: the difference of two p99s is the p99 of nothing. `direct`, the client's run
+  against the backend itself, stands beside each number, and a bar for added time compares the two.
+- **Memory** is resident; pages that processes share count for each. An open stream's is the growth from idle to the
+  peak of a fresh process, divided by the streams that were open at once.
+- **Ready** is from the start of the process to the first plain call answered through it.
+- **Two workers**: client and backend need the same two cores, so that two free workers could never show twice the
+  throughput. For plain requests each process is held to a quarter of a core (stopped while it has had more CPU time
+  than that), which makes the proxy the bottleneck; a run in which it used less than {share:.0%} of it is void. Events
+  are compared by CPU: twice the streams on two workers, what the busier process pays for each event, against what one
+  worker pays for its own.
+- A wrong reply (status, text, checksum of the prompt that arrived, order or number of tokens, finish reason, usage,
+  `[DONE]`, a closed connection, no end in time) **voids its cell**; so does a client or backend that is busy more than
+  {busy:.0%} of the time, except where plain calls follow one another without a pause: there `direct` shows the client's
+  own limit. Void cells count in no median.
+- A bar that is missed by less than the spread may be met in the next sitting, and the other way round."""
 
 
 def machine() -> str:
@@ -32,101 +58,152 @@ def machine() -> str:
         platform.machine(),
     )
     when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    optimised = "--enable-optimizations" in str(sysconfig.get_config_var("CONFIG_ARGS"))
+    python = f"Python {platform.python_version()} ({'optimised' if optimised else 'not optimised'} build)"
     load = f"load average {psutil.getloadavg()[0]:.1f} at the end"
-    return f"{model}, {psutil.cpu_count()} cores, Linux {platform.release()}, {when}, {load}"
+    return f"{model}, {psutil.cpu_count()} cores, Linux {platform.release()}, {python}, {when}, {load}"
 
 
 def as_json(results: Results) -> dict[str, Any]:
-    """Every single measurement."""
-    return {"machine": machine(), **asdict(results)}
+    """Every single measurement, and the verdicts."""
+    return {
+        "machine": machine(),
+        **asdict(results),
+        "bars": [asdict(verdict) for verdict in verdicts(results)],
+    }
 
 
-def as_markdown(results: Results, arms: Sequence[str], busy_max: float) -> str:
-    """The medians and their spread."""
-    loads = [f"streams {count}" for count in results.plan.streams]
-    parts = [f"{machine()}; {results.plan.tokens} tokens a stream, one in 20 ms"]
-    parts += [_stream_table(results, arms, load) for load in loads]
-    parts += [_plain_table(results, arms), _start_table(results, arms)]
-    voids = [f"- void: {c.arm}, {c.load}, round {c.round + 1}: {c.void}" for c in results.cells if c.void]
-    return "\n\n".join([*parts, *voids, NOTES.strip().format(rounds=results.plan.rounds, busy=busy_max)])
+def as_markdown(results: Results, command: str, plot: str = "") -> str:
+    """The whole report.
+
+    Args:
+        results: what was measured.
+        command: that made it.
+        plot: the name of the picture's file; empty for none.
+    """
+    measured = [arm for arm in results.arms if any(cell.arm == arm for cell in results.cells)]
+    proxies = [arm for arm in measured if arm != "direct"]
+    notes = NOTES.strip().format(
+        rounds=results.plan.rounds, two_workers=TWO_WORKERS, share=SHARE_USED_MIN, busy=BUSY_MAX
+    )
+    parts = [
+        "# Penstock's gateway and its peers, side by side",
+        f"{machine()}. `{command}` took {results.took_s / 60:.0f} min {results.took_s % 60:.0f} s.",
+        _versions(results),
+        f"![CPU and memory of each]({plot})" if plot else "",
+        "## What it costs",
+        _table(results, proxies, COSTS),
+        "## How long it takes, in milliseconds",
+        _table(results, measured, TIMES),
+        *_workers(results, measured),
+        *_open(results, proxies),
+        "## The bars",
+        _bars(verdicts(results)),
+        *_losses(results, proxies),
+        "## Client and backend",
+        _limits(results),
+        *_void(results),
+        "## How it is measured",
+        notes,
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _stream_table(results: Results, arms: Sequence[str], load: str) -> str:
-    direct = _cells(results, "direct", load)
-    rows = []
-    for arm in arms:
-        cells = _cells(results, arm, load)
-        rows.append(
-            (
-                arm,
-                _spread((c.cpu_us for c in cells), "{:.1f}"),
-                *(_time(cells, name) for name in ("ttft_p50", "ttft_p99", "gap_p50", "gap_p99")),
-                *(_time(cells, name) for name in ("transit_p50", "transit_p99")),
-                _added(cells, direct, "ttft_p50"),
-                _spread((c.rss_peak_kb_per_stream for c in cells), "{:.1f}"),
-            )
+def _versions(results: Results) -> str:
+    lines = [
+        ("", "version", "written in"),
+        *(
+            (arm, results.versions.get(arm, ""), ARMS[arm].written_in)
+            for arm in results.arms
+            if arm != "direct"
+        ),
+    ]
+    skipped = [f"- left out: **{arm}**: {reason}" for arm, reason in results.skipped.items()]
+    return "\n\n".join([_lined(lines[0], lines[1:]), *(["\n".join(skipped)] if skipped else [])])
+
+
+def _table(results: Results, arms: Sequence[str], measures: Sequence[Measure]) -> str:
+    shown = [measure for measure in measures if any(measure.values(results, arm) for arm in arms)]
+    head = ("", *(measure.name(results.plan) for measure in shown))
+    return _lined(head, [(arm, *(measure.text(results, arm) for measure in shown)) for arm in arms])
+
+
+def _workers(results: Results, arms: Sequence[str]) -> list[str]:
+    ours = [arm for arm in OURS if arm in arms]
+    if not any(THROTTLED_PER_S.values(results, arm) for arm in ours):
+        return []
+    table = _table(results, ours, (THROTTLED_PER_S, PAIR_EVENT))
+    return ["## Two workers", "Each process held to a quarter of a core:", table]
+
+
+def _open(results: Results, arms: Sequence[str]) -> list[str]:
+    if not any(OPEN_PEAK.values(results, arm) for arm in arms):
+        return []
+    return ["## Many open streams, a token a second", _table(results, arms, (OPEN_PEAK, STREAM_KB))]
+
+
+def _bars(judged: Sequence[Verdict]) -> str:
+    rows = [
+        (
+            one.bar,
+            one.wanted,
+            one.found or "not measured",
+            "met" if one.met else "**missed**" if one.found else "",
         )
-    head = (
-        load, "CPU us/event", "TTFT p50 ms", "p99", "gap p50 ms", "p99", "transit p50 ms", "p99",
-        "added TTFT p50 ms", "KB/open stream",
-    )  # fmt: skip
-    return _table(head, rows)
+        for one in judged
+    ]
+    return _lined((ONE_WORKER, "bar", "measured", ""), rows)
 
 
-def _plain_table(results: Results, arms: Sequence[str]) -> str:
-    direct = _cells(results, "direct", "plain")
+def _losses(results: Results, arms: Sequence[str]) -> list[str]:
+    """The rows in which a peer is better; nobody needs to look for them."""
     rows = []
-    for arm in arms:
-        cells = _cells(results, arm, "plain")
-        rows.append(
-            (
-                arm,
-                _spread((c.cpu_us for c in cells), "{:.0f}"),
-                _time(cells, "reply_p50"),
-                _time(cells, "reply_p99"),
-                _added(cells, direct, "reply_p50"),
-                _spread((c.count / c.wall_s for c in cells), "{:.0f}"),
-            )
-        )
-    return _table(("plain", "CPU us/request", "p50 ms", "p99", "added p50 ms", "requests/s"), rows)
+    for measure in (*COSTS, *TIMES):
+        ours = measure.median(results, ONE_WORKER)
+        if ours is None:
+            continue
+        shown = measure.form.format(ours)
+        theirs = {arm: measure.median(results, arm) for arm in arms if arm not in OURS}
+        others = [(arm, measure.form.format(value)) for arm, value in _rising(theirs) if value < ours]
+        better = [f"{arm} {text}" for arm, text in others if text != shown]
+        if better:
+            rows.append((measure.name(results.plan), shown, ", ".join(better)))
+    return ["## Rows that Penstock loses", _lined(("", ONE_WORKER, "better"), rows)] if rows else []
 
 
-def _start_table(results: Results, arms: Sequence[str]) -> str:
+def _rising(values: dict[str, float | None]) -> list[tuple[str, float]]:
+    known = [(arm, value) for arm, value in values.items() if value is not None]
+    return sorted(known, key=lambda item: item[1])
+
+
+def _limits(results: Results) -> str:
+    """How near client and backend were to their own limits, load by load."""
     rows = []
-    for arm in arms:
-        starts = [start for start in results.starts if start.arm == arm]
-        if starts:
-            ready = _spread((start.ready_s for start in starts), "{:.2f}")
-            rows.append((arm, ready, _spread((start.idle_rss_mb for start in starts), "{:.1f}")))
-    return _table(("start", "ready s", "idle RSS MB"), rows)
+    for step in results.plan.steps:
+        cells = [cell for cell in results.cells if cell.step == step.key and not cell.void]
+        direct = [cell.per_s for cell in cells if cell.arm == "direct"]
+        if cells:
+            busy = (max(cell.client_busy for cell in cells), max(cell.backend_busy for cell in cells))
+            unit = "events/s" if step.load.tokens else "requests/s"
+            alone = f"{sum(direct) / len(direct):,.0f} {unit}" if direct else ""
+            load = f"{step.key}: {step.load.connections:,} connections"
+            load += f", {PROMPT.title.rpartition(', ')[2]}" if step is results.plan.step("prompt") else ""
+            rows.append((load, *(f"{share:.0%}" for share in busy), alone))
+    return _lined(("load", "client busy, at most", "backend busy, at most", "direct"), rows)
 
 
-def _cells(results: Results, arm: str, load: str) -> list[Cell]:
-    return [cell for cell in results.cells if (cell.arm, cell.load) == (arm, load) and not cell.void]
+def _void(results: Results) -> list[str]:
+    voids = [
+        f"- {cell.arm}, {cell.step}, round {cell.round + 1}: {cell.void}"
+        for cell in results.cells
+        if cell.void
+    ]
+    return ["## Void cells", "\n".join(voids)] if voids else []
 
 
-def _time(cells: Iterable[Cell], name: str) -> str:
-    return _spread((cell.times_ms.get(name) for cell in cells), "{:.2f}")
-
-
-def _added(cells: Sequence[Cell], direct: Sequence[Cell], name: str) -> str:
-    values = [[cell.times_ms[name] for cell in side] for side in (cells, direct)]
-    if not all(values) or cells == direct:
-        return ""
-    return f"{statistics.median(values[0]) - statistics.median(values[1]):+.2f}"
-
-
-def _spread(values: Iterable[float | None], form: str) -> str:
-    known = [value for value in values if value is not None]
-    if not known:
-        return ""
-    show: Callable[[float], str] = form.format
-    return f"{show(statistics.median(known))} ({show(min(known))}-{show(max(known))})"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def _lined(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
 
 
 def _lines(path: str) -> list[str]:

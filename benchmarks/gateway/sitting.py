@@ -13,45 +13,48 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 from benchmarks.gateway import replies
 from benchmarks.gateway.arms import Arm, Place
 from benchmarks.gateway.client import KEY, Load
-from benchmarks.gateway.processes import ROOT, backend, cpu_s, free_ports, rss_bytes, started
+from benchmarks.gateway.peers import AbsentError
+from benchmarks.gateway.plan import Plan, Step, at
+from benchmarks.gateway.processes import ROOT, Throttle, Tree, backend, free_ports, started, throttled
 
-READY_TIMEOUT_S = 30.0
+READY_TIMEOUT_S = 90.0
 ASK_EVERY_S = 0.01
 WATCH_EVERY_S = 0.1
+THROTTLE_EVERY_S = 0.002
 SETTLE_S = 0.5
-PLAIN_CONNECTIONS = 8
-# A short run's CPU is mostly what starting it costs; each stream cell has at least this many events.
-EVENTS_MIN = 8_000
 # A client or backend that is busier than this sets the pace itself.
 BUSY_MAX = 0.8
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What to measure: stream counts from the largest down, plain requests, and how often."""
-
-    streams: tuple[int, ...]
-    tokens: int
-    plain_requests: int
-    rounds: int
+# A throttled proxy that uses less of its share than this was not the bottleneck.
+SHARE_USED_MIN = 0.85
+# Processes with less of the tree's CPU than this do not serve requests.
+WORKER_SHARE_MIN = 0.1
+DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+WARM_UP = (Load(0, 4, 1, 20, 30.0), Load(0, 4, 50, 0, 30.0))
 
 
 @dataclass(slots=True)
 class Cell:
-    """One arm under one load, once. `void` says why its numbers are worth nothing."""
+    """One arm under one load, once. `void` says why its numbers are worth nothing.
+
+    `busiest_cpu_us` is what the busiest process of the tree alone used, divided by the same count.
+    """
 
     arm: str
     round: int
-    load: str
+    step: str
     count: int = 0
-    wall_s: float = 0.0
+    per_s: float = 0.0
     cpu_us: float | None = None
-    rss_peak_kb_per_stream: float | None = None
+    busiest_cpu_us: float | None = None
+    open_peak: int = 0
+    rss_kb_per_stream: float | None = None
+    share_used: float | None = None
     times_ms: dict[str, float] = field(default_factory=dict)
     client_busy: float = 0.0
     backend_busy: float = 0.0
@@ -66,110 +69,206 @@ class Start:
     round: int
     ready_s: float
     idle_rss_mb: float
+    processes: int
 
 
 @dataclass(slots=True)
 class Results:
-    """Everything that was measured."""
+    """Everything that was measured. `skipped` says why an arm could not be had, or did not serve."""
 
     plan: Plan
+    arms: tuple[str, ...] = ()
+    versions: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
     starts: list[Start] = field(default_factory=list)
     cells: list[Cell] = field(default_factory=list)
+    took_s: float = 0.0
 
 
 class ArmError(Exception):
-    """An arm that did not come up."""
+    """An arm that did not come up, or answers wrongly from the start."""
 
 
-def measure(arms: Sequence[Arm], plan: Plan) -> Results:
-    """All rounds. The order of the arms turns from round to round, so that none is always first."""
-    results = Results(plan)
+def measure(arms: Sequence[Arm], plan: Plan, cache: Path) -> Results:
+    """All rounds. The order of the arms turns from round to round, so that none is always first.
+
+    Args:
+        arms: in the order of the tables.
+        plan: what to do with each.
+        cache: where peers are installed.
+    """
+    results = Results(plan, tuple(arm.name for arm in arms))
+    venvs = _prepared(arms, cache, results)
+    began_s = time.monotonic()
     with backend() as (engine, port):
         for number in range(plan.rounds):
             turn = number % len(arms)
             for arm in (*arms[turn:], *arms[:turn]):
+                if arm.name in results.skipped:
+                    continue
                 print(f"round {number + 1} of {plan.rounds}: {arm.name}", file=sys.stderr)
-                _measure_arm(arm, number, engine, port, results)
+                try:
+                    _measure_arm(_Bench(arm, venvs[arm.name], engine, port), number, results)
+                except ArmError as error:
+                    results.skipped[arm.name] = str(error)
+                    print(f"{arm.name} is left out: {error}", file=sys.stderr)
+    results.took_s = time.monotonic() - began_s
     return results
 
 
-def _measure_arm(arm: Arm, number: int, engine: psutil.Process, backend_port: int, results: Results) -> None:
-    plan = results.plan
-    with _up(arm, backend_port) as (process, port, ready_s):
-        if process is not None:
-            time.sleep(SETTLE_S)
-            results.starts.append(Start(arm.name, number, ready_s, rss_bytes(process) / 1e6))
-        for load in (Load(port, 4, 1, 20, 20.0), Load(port, 4, 50, 0, 20.0)):  # warm-up, not kept
-            _run(Cell(arm.name, number, "warm-up"), load, process, engine)
-        for streams in plan.streams:
-            waves = max(2, -(-EVENTS_MIN // (streams * plan.tokens)))
-            limit_s = 10 + 5 * waves * plan.tokens * replies.INTERVAL_S
-            load = Load(port, streams, waves, plan.tokens, limit_s)
-            results.cells.append(_run(Cell(arm.name, number, f"streams {streams}"), load, process, engine))
-        each = -(-plan.plain_requests // PLAIN_CONNECTIONS)
-        load = Load(port, PLAIN_CONNECTIONS, each, 0, 60.0)
-        results.cells.append(_run(Cell(arm.name, number, "plain"), load, process, engine))
+def _prepared(arms: Sequence[Arm], cache: Path, results: Results) -> dict[str, Path]:
+    venvs = {}
+    for arm in arms:
+        try:
+            venvs[arm.name] = arm.prepared(cache)
+            results.versions[arm.name] = arm.version()
+        except AbsentError as reason:
+            results.skipped[arm.name] = str(reason)
+            print(f"{arm.name} is left out: {reason}", file=sys.stderr)
+    return venvs
 
 
-def _run(cell: Cell, load: Load, process: psutil.Process | None, engine: psutil.Process) -> Cell:
-    """`cell`, filled in by one run of the client."""
-    argv = (sys.executable, "-m", "benchmarks.gateway.client", json.dumps(asdict(load)))
-    rss_before = rss_peak = rss_bytes(process) if process else 0
-    arm_before_s, engine_before_s, began_s = (
-        cpu_s(process) if process else 0.0,
-        cpu_s(engine),
-        time.monotonic(),
-    )
-    client_s = 0.0
-    with tempfile.TemporaryFile() as output, subprocess.Popen(argv, cwd=ROOT, stdout=output) as client:
-        watched = psutil.Process(client.pid)
-        while client.poll() is None:
-            client_s = max(client_s, cpu_s(watched))
-            rss_peak = max(rss_peak, rss_bytes(process) if process else 0)
-            time.sleep(WATCH_EVERY_S)
-        output.seek(0)
-        text = output.read()
-    cell.wall_s = time.monotonic() - began_s
-    cell.client_busy = client_s / cell.wall_s
-    cell.backend_busy = (cpu_s(engine) - engine_before_s) / cell.wall_s
-    if client.returncode:
-        cell.void = f"the client ended with {client.returncode}"
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    arm: Arm
+    venv: Path
+    engine: psutil.Process
+    engine_port: int
+
+
+def _measure_arm(bench: _Bench, number: int, results: Results) -> None:
+    steps = results.plan.of(bench.arm.name)
+    for group in ([step for step in steps if not step.fresh], *([step] for step in steps if step.fresh)):
+        if not group:
+            continue
+        with _up(bench) as (tree, port, ready_s):
+            if tree is not None:
+                time.sleep(SETTLE_S)
+                tree.look()
+                rss_mb = tree.rss_bytes() / 1e6
+                results.starts.append(Start(bench.arm.name, number, ready_s, rss_mb, len(tree.members)))
+            for load in WARM_UP:
+                tried = _run(bench, number, Step("warm-up", at(load, port)), tree)
+                if tried.void:
+                    raise ArmError(f"it does not pass a plain call or a stream: {tried.void}")
+            for step in group:
+                here = Step(step.key, at(step.load, port), share=step.share)
+                results.cells.append(_run(bench, number, here, tree))
+
+
+def _run(bench: _Bench, number: int, step: Step, tree: Tree | None) -> Cell:
+    """One cell: the client's run, and what it cost."""
+    cell = Cell(bench.arm.name, number, step.key)
+    trees = {"engine": Tree(bench.engine)} | ({"arm": tree} if tree else {})
+    if tree:
+        tree.look()
+    before = {name: each.cpu_s() for name, each in trees.items()}
+    rss_before = tree.rss_bytes() if tree else 0
+    said, rss_peak = _client(step, tree)
+    if tree:
+        tree.look()
+    after = {name: each.cpu_s() for name, each in trees.items()}
+    used_s = {
+        name: [cpu_s - before[name].get(pid, 0.0) for pid, cpu_s in after[name].items()] for name in trees
+    }
+    if isinstance(said, str):
+        cell.void = f"the client ended: {said}"
         return cell
-    seen = json.loads(text)
-    cell.count = seen["events"] if load.tokens else seen["replies"]
-    cell.void = seen["wrong"][0] if seen["wrong"] else ""
-    for name in ("ttft_ms", "gap_ms", "transit_ms", "reply_ms"):
-        for p in (50, 99) if seen[name] else ():
-            cell.times_ms[f"{name.removesuffix('_ms')}_p{p}"] = percentile(seen[name], p)
-    if process is not None and cell.count:
-        cell.cpu_us = (cpu_s(process) - arm_before_s) / cell.count * 1e6
-        cell.rss_peak_kb_per_stream = (
-            (rss_peak - rss_before) / load.connections / 1e3 if load.tokens else None
-        )
-    if max(cell.client_busy, cell.backend_busy) > BUSY_MAX and load.tokens:
+    busy_s = max(said["wall_s"], 1e-3)
+    cell.client_busy = min(said["cpu_s"] / busy_s, 1.0)
+    cell.backend_busy = min(sum(used_s["engine"]) / busy_s, 1.0)
+    cell.void = said["wrong"][0] if said["wrong"] else ""
+    _fill(cell, step.load, said)
+    if tree:
+        _fill_cost(cell, step, used_s["arm"], rss_peak - rss_before, busy_s)
+    if (step.load.tokens or step.share) and max(cell.client_busy, cell.backend_busy) > BUSY_MAX:
         cell.void = cell.void or f"client {cell.client_busy:.0%} or backend {cell.backend_busy:.0%} busy"
     return cell
 
 
+def _fill(cell: Cell, load: Load, said: dict[str, Any]) -> None:
+    """What the client saw."""
+    cell.count = said["events"] if load.tokens else said["replies"]
+    cell.per_s = cell.count / max(said["wall_s"], 1e-3)
+    cell.open_peak = said["open_peak"]
+    for name in ("ttft_ms", "gap_ms", "transit_ms", "reply_ms"):
+        for p in (50, 99) if said[name] else ():
+            cell.times_ms[f"{name.removesuffix('_ms')}_p{p}"] = percentile(said[name], p)
+
+
+def _fill_cost(cell: Cell, step: Step, used_s: Sequence[float], grown_bytes: int, wall_s: float) -> None:
+    """What it cost the arm."""
+    if cell.count:
+        cell.cpu_us = sum(used_s) / cell.count * 1e6
+        cell.busiest_cpu_us = max(used_s) / cell.count * 1e6
+    if cell.open_peak:
+        cell.rss_kb_per_stream = grown_bytes / cell.open_peak / 1e3
+    if step.share:
+        workers = [each_s for each_s in used_s if each_s > WORKER_SHARE_MIN * sum(used_s)]
+        cell.share_used = sum(workers) / len(workers) / (step.share * wall_s) if workers else 0.0
+        if cell.share_used < SHARE_USED_MIN:
+            cell.void = cell.void or f"the proxy used only {cell.share_used:.0%} of its share of a core"
+
+
+def _client(step: Step, tree: Tree | None) -> tuple[dict[str, Any] | str, int]:
+    """What the client says, or why it says nothing; and the arm's largest memory meanwhile."""
+    argv = (sys.executable, "-m", "benchmarks.gateway.client", json.dumps(asdict(step.load)))
+    with (
+        tempfile.TemporaryFile() as output,
+        tempfile.TemporaryFile() as errors,
+        subprocess.Popen(argv, cwd=ROOT, stdout=output, stderr=errors) as child,
+    ):
+        if step.share and tree is not None:
+            with throttled(tree, step.share) as throttle:
+                rss_peak = _watch(child, tree, throttle)
+        else:
+            rss_peak = _watch(child, tree, None)
+        output.seek(0)
+        errors.seek(0)
+        if child.returncode:
+            return errors.read().decode(errors="replace")[-500:], rss_peak
+        return json.loads(output.read()), rss_peak
+
+
+def _watch(child: subprocess.Popen[bytes], tree: Tree | None, throttle: Throttle | None) -> int:
+    rss_peak, look_at_s = 0, 0.0
+    while child.poll() is None:
+        now_s = time.monotonic()
+        if throttle:
+            throttle.tick(now_s)
+        if tree and now_s >= look_at_s:
+            look_at_s = now_s + WATCH_EVERY_S
+            rss_peak = max(rss_peak, tree.rss_bytes())
+        time.sleep(THROTTLE_EVERY_S if throttle else WATCH_EVERY_S)
+    return rss_peak
+
+
 @contextmanager
-def _up(arm: Arm, backend_port: int) -> Iterator[tuple[psutil.Process | None, int, float]]:
-    """The arm while it runs: its process, its port, and the seconds until it served a request."""
+def _up(bench: _Bench) -> Iterator[tuple[Tree | None, int, float]]:
+    """The arm while it runs: its processes, its port, and the seconds until it served a request."""
+    arm = bench.arm
     if arm.launch is None:
-        yield None, backend_port, 0.0
+        yield None, bench.engine_port, 0.0
         return
-    with tempfile.TemporaryDirectory(prefix=f"bench-{arm.name}-") as name:
+    with tempfile.TemporaryDirectory(prefix=f"bench-{arm.name}-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         port, spare_port = free_ports(2)
-        launch = arm.launch(Place(backend_port, port, spare_port, folder))
+        launch = arm.launch(Place(bench.engine_port, port, spare_port, folder, bench.venv))
         began_s = time.monotonic()
         with started(launch, folder) as process:
             while not _serves(port):
                 if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
-                    raise ArmError(f"{arm.name} has ended:\n{(folder / 'output.log').read_text()[-2000:]}")
+                    raise ArmError(f"it has ended: {_last_words(folder)}")
                 if time.monotonic() - began_s > READY_TIMEOUT_S:
-                    raise ArmError(f"{arm.name} did not serve a request within {READY_TIMEOUT_S:g} s")
+                    raise ArmError(
+                        f"it did not serve a request within {READY_TIMEOUT_S:g} s: {_last_words(folder)}"
+                    )
                 time.sleep(ASK_EVERY_S)
-            yield process, port, time.monotonic() - began_s
+            yield Tree(process), port, time.monotonic() - began_s
+
+
+def _last_words(folder: Path) -> str:
+    return " / ".join((folder / "output.log").read_text(errors="replace").strip().splitlines()[-4:])[-600:]
 
 
 def _serves(port: int) -> bool:
@@ -179,7 +278,7 @@ def _serves(port: int) -> bool:
         {"content-type": "application/json", "authorization": f"Bearer {KEY}"},
     )
     try:
-        with urllib.request.urlopen(request, timeout=2) as response:
+        with DIRECTLY.open(request, timeout=2) as response:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False

@@ -10,16 +10,20 @@ from typing import Any
 
 import pytest
 
-from penstock.core.errors import EngineError
-from penstock.core.record import RequestRecord
+from penstock.core.errors import EngineError, OverloadError
+from penstock.core.record import Attempt, RequestRecord
 from penstock.engines.exchange import ConnectionLostError, Exchange, Headers, PhaseTimeouts
 from penstock.gateway.relay import (
     HELD_BYTES_MAX,
+    AnswerDivergedError,
     EngineAbortedError,
+    MalformedEventError,
     PlainRelay,
     StreamCutError,
     StreamRelay,
 )
+from penstock.wire.delivered import RAW_BYTES_MAX, Answer, Delivered
+from penstock.wire.joint import Joint
 from penstock.wire.sse import COMMENT, DONE, EVENT_BYTES_MAX, event
 
 PLENTY = PhaseTimeouts(connect_s=60.0, first_byte_s=60.0, stall_s=60.0, total_s=60.0)
@@ -43,7 +47,7 @@ class Channel:
         self.aborted = True
 
 
-class Answer:
+class Recorded:
     """The responder's side, remembered."""
 
     def __init__(self) -> None:
@@ -90,17 +94,22 @@ class Scene:
         self.channel = Channel()
         self.exchange = Exchange(self.channel, PLENTY, asyncio.get_running_loop())
         self.exchange.on_head(status, [])
-        self.answer = Answer()
+        self.answer = Recorded()
         self.record = RequestRecord("req_1", "POST", "/v1/chat/completions", arrived_s=0.0, started_at=0.0)
         self.now_s = 0.0
 
-    def plain(self, rewrite: Callable[[bytes], bytes] | None = None) -> PlainRelay:
+    def plain(
+        self,
+        rewrite: Callable[[bytes], bytes] | None = None,
+        before_end: Callable[[], None] | None = None,
+    ) -> PlainRelay:
         return PlainRelay(
             self.exchange,
             self.answer,  # type: ignore[arg-type]
             self.record,
             HEADERS,
             rewrite=rewrite,
+            before_end=before_end or (lambda: None),
             clock=lambda: self.now_s,
         )
 
@@ -112,6 +121,9 @@ class Scene:
         rewrite: Callable[[bytes], bytes] | None = None,
         comment_every_s: float = 60.0,
         clock: Callable[[], float] | None = None,
+        before_end: Callable[[], None] | None = None,
+        delivered: Delivered | None = None,
+        joint: Joint | None = None,
     ) -> StreamRelay:
         return StreamRelay(
             self.exchange,
@@ -121,8 +133,11 @@ class Scene:
             hides_usage=hides_usage,
             needs_done=needs_done,
             rewrite=rewrite,
+            before_end=before_end or (lambda: None),
             comment_every_s=comment_every_s,
             clock=clock or (lambda: self.now_s),
+            delivered=delivered,
+            joint=joint,
         )
 
     async def play(self, relay: PlainRelay | StreamRelay, *pieces: bytes) -> None:
@@ -498,5 +513,177 @@ def test_only_a_successful_reply_is_rewritten() -> None:
             await s.play(s.plain(rewrite=bytes.upper), b"a", b"bc")
 
             assert (s.answer.status, s.answer.body) == (status, body)
+
+    run(scene())
+
+
+# -- before the end ------------------------------------------------------------------------------------
+
+
+class Ledger:
+    """Remembers what the client had when it was told of the end; refuses it where it can't be written."""
+
+    def __init__(self, answer: Recorded, *, works: bool = True) -> None:
+        self.answer = answer
+        self.works = works
+        self.seen: list[bytes] = []
+
+    def __call__(self) -> None:
+        self.seen.append(self.answer.body)
+        if not self.works:
+            raise OverloadError("no room", code="journal_failed")
+
+
+@pytest.mark.parametrize("reads", [(ROLE, HELLO, STOP + USAGE + DONE), (ROLE + HELLO + STOP + USAGE + DONE,)])
+def test_the_end_of_a_stream_is_told_before_the_client_sees_it(reads: tuple[bytes, ...]) -> None:
+    async def scene() -> None:
+        s = Scene()
+        ledger = Ledger(s.answer)
+        await s.play(s.stream(before_end=ledger), *reads)
+
+        assert len(ledger.seen) == 1
+        assert b"[DONE]" not in ledger.seen[0]
+        assert s.record.usage.completion_tokens == 2
+        assert s.answer.body.endswith(DONE)
+
+    run(scene())
+
+
+@pytest.mark.parametrize("reads", [(ROLE, HELLO, STOP, DONE), (ROLE + HELLO + STOP + DONE,)])
+def test_a_stream_whose_end_may_not_be_shown_does_not_look_finished(reads: tuple[bytes, ...]) -> None:
+    async def scene() -> None:
+        s = Scene()
+        relay = s.stream(before_end=Ledger(s.answer, works=False))
+        with pytest.raises(OverloadError):
+            await s.play(relay, *reads)
+
+        assert relay.committed
+        assert s.answer.body == ROLE + HELLO + STOP
+        assert not s.answer.ended
+
+    run(scene())
+
+
+def test_the_end_of_a_stream_without_an_end_mark_is_told_too() -> None:
+    async def scene() -> None:
+        s = Scene()
+        ledger = Ledger(s.answer)
+        await s.play(s.stream(needs_done=False, before_end=ledger), event(b'{"type":"x"}'))
+
+        assert len(ledger.seen) == 1
+        assert s.answer.ended
+
+    run(scene())
+
+
+@pytest.mark.parametrize("size", [3, HELD_BYTES_MAX + 1])
+def test_the_end_of_a_plain_reply_is_told_before_the_client_sees_it(size: int) -> None:
+    async def scene() -> None:
+        s = Scene()
+        ledger = Ledger(s.answer)
+        await s.play(s.plain(before_end=ledger), b"x" * size)
+        assert len(ledger.seen) == 1
+        assert s.answer.ended
+
+        other = Scene()
+        with pytest.raises(OverloadError):
+            await other.play(other.plain(before_end=Ledger(other.answer, works=False)), b"x" * size)
+        assert not other.answer.ended
+
+    run(scene())
+
+
+# -- continuing ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rewrite", [None, bytes.upper])
+def test_what_the_client_has_is_remembered_as_the_engine_said_it(
+    rewrite: Callable[[bytes], bytes] | None,
+) -> None:
+    async def scene() -> None:
+        s = Scene()
+        delivered = Delivered()
+        many = [chunk(delta={"content": f" {number}"}, finish_reason=None) for number in range(200)]
+        relay = s.stream(rewrite=rewrite, delivered=delivered)
+        with pytest.raises(StreamCutError):
+            await s.play(relay, ROLE + many[0], *many[1:], HELLO[:-1])
+
+        assert delivered.answer().text == "".join(f" {number}" for number in range(200))
+        assert delivered.answer().role
+
+    run(scene())
+
+
+def test_what_can_not_be_continued_is_not_remembered_for_long() -> None:
+    async def scene() -> None:
+        s = Scene()
+        delivered = Delivered()
+        thoughts = [chunk(delta={"reasoning_content": " so"}, finish_reason=None)] * 200
+        await s.play(s.stream(delivered=delivered), ROLE, *thoughts, DONE)
+
+        assert delivered.obstacle == "reasoning_content"
+        assert len(delivered.raw) <= RAW_BYTES_MAX
+
+    run(scene())
+
+
+@pytest.mark.parametrize(
+    "reads", [(HELLO, HELLO[:-9] + b"\n\n", WORLD), (HELLO, HELLO[:-9] + b"\n\n" + WORLD)]
+)
+def test_an_event_that_is_not_json_is_the_end_and_is_not_shown(reads: tuple[bytes, ...]) -> None:
+    async def scene() -> None:
+        s = Scene()
+        with pytest.raises(MalformedEventError):
+            await s.play(s.stream(), *reads)
+
+        assert s.answer.body == HELLO
+        assert s.channel.aborted
+
+    run(scene())
+
+
+SO_FAR = Answer("hel", 1, ("hel",), "c-1", 7, role=True, finish_reason=None, obstacle="")
+
+
+def test_the_rest_of_an_answer_looks_like_more_of_it() -> None:
+    async def scene() -> None:
+        s = Scene()
+        last = event(b'{"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":4}}')
+        relay = s.stream(joint=Joint(SO_FAR, repeats="hel", kept_tokens=0))
+        await s.play(relay, ROLE + chunk(delta={"content": "hello"}), STOP + last + DONE)
+
+        chunks = [json.loads(line[6:]) for line in s.answer.body.split(b"\n") if line.startswith(b"data: {")]
+        assert [one["choices"][0]["delta"] for one in chunks[:-1]] == [{"content": "lo"}, {}]
+        assert s.record.usage.completion_tokens == 4
+        assert s.answer.ended
+
+    run(scene())
+
+
+@pytest.mark.parametrize("reads", [(chunk(delta={"content": "other"}), STOP + DONE), (DONE,)])
+def test_an_engine_that_goes_another_way_is_stopped_before_it_is_heard(reads: tuple[bytes, ...]) -> None:
+    async def scene() -> None:
+        s = Scene()
+        with pytest.raises(AnswerDivergedError):
+            await s.play(s.stream(joint=Joint(SO_FAR, repeats="hel")), *reads)
+
+        assert s.answer.body == b""
+        assert s.channel.aborted
+
+    run(scene())
+
+
+# -- headers -------------------------------------------------------------------------------------------
+
+
+def test_the_head_tells_which_replica_answered_and_where_the_time_went() -> None:
+    async def scene() -> None:
+        s = Scene()
+        s.record.authenticated_s, s.record.body_read_s, s.record.admitted_s = 0.001, 0.002, 0.102
+        s.record.attempts.append(Attempt("m-1", "only_one", started_s=0.2, connected_s=0.203))
+        await s.play(s.stream(), ROLE, HELLO + DONE)
+
+        timing = b"auth;dur=1.00, queue;dur=100.00, connect;dur=3.00, first_token;dur=1000.00"
+        assert s.answer.head == [*HEADERS, (b"x-penstock-replica", b"m-1"), (b"server-timing", timing)]
 
     run(scene())

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from penstock.core.config import Address
 from penstock.policy.admit import (
     ADMITTED,
     RETRY_AFTER_S_MAX,
@@ -17,8 +18,12 @@ from penstock.policy.admit import (
     Pace,
     Reason,
     Verdict,
+    capacity_of,
 )
+from penstock.policy.breaker import Breaker, Trust
 from penstock.policy.fair import WAITS, Entry
+from penstock.policy.fleet import Replica, State
+from penstock.policy.permits import PERMITS_UNKNOWN
 
 LONG_S = 1e6
 
@@ -240,3 +245,35 @@ def test_a_permit_that_was_not_used_is_not_counted_in_the_pace() -> None:
 
     assert admission.pace.samples == 0
     assert admission.out == 0
+
+
+A, B = (Replica(name, "m", "sim", Address("h", 1), "", state=State.READY) for name in "ab")
+CONCURRENCY = {"a": 4, "b": 3}
+
+
+@pytest.mark.parametrize(
+    ("breaker", "permits"),
+    [
+        (Breaker(), 7),
+        (Breaker(Trust.OPEN, until_s=10.1), 4),
+        (Breaker(Trust.OPEN, until_s=10.0), 5),
+        (Breaker(Trust.HALF_OPEN, until_s=1.0, probe_s=9.0), 5),
+    ],
+    ids=["trusted", "ejected", "may be probed", "is probed"],
+)
+def test_an_ejected_replica_gives_no_permits_but_one_to_probe_it(breaker: Breaker, permits: int) -> None:
+    assert capacity_of([A, B], {"b": breaker}, CONCURRENCY, 10.0) == permits
+
+
+def test_where_all_are_ejected_all_give_their_permits() -> None:
+    ejected = Breaker(Trust.OPEN, until_s=99.0)
+
+    assert capacity_of([A, B], {"a": ejected, "b": ejected}, CONCURRENCY, 10.0) == 7
+
+
+def test_a_model_without_ready_replicas_has_no_permits() -> None:
+    assert capacity_of([], {}, CONCURRENCY, 10.0) == 0
+
+
+def test_a_replica_of_unknown_size_gives_what_engines_run_at_least() -> None:
+    assert capacity_of([A], {}, {}, 10.0) == PERMITS_UNKNOWN

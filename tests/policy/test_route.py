@@ -601,3 +601,25 @@ def test_the_first_part_of_a_name_without_end_tells_the_session() -> None:
 @given(st.text() | st.just("\ud800") | st.just("x" * 100_000))
 def test_any_text_names_a_session(session: str) -> None:
     assert chosen(fleet_of(3), strategy="session", session=session).replica.model == "m"
+
+
+@pytest.mark.parametrize("strategy", ["round_robin", "least_load", "p2c", "prefix", "session"])
+@given(turn=TURNS, full=st.sets(st.sampled_from(NAMES[:4]), max_size=3), chance=st.floats(0, 0.999))
+def test_a_full_replica_gets_nothing_while_another_has_room(
+    strategy: str, turn: int, full: set[str], chance: float
+) -> None:
+    ready = [replica(name) for name in NAMES[:4]]
+    held = {name: 2 for name in full}
+
+    choice = route(
+        ready,
+        held,
+        turn,
+        strategy=strategy,
+        concurrency=dict.fromkeys(NAMES, 2),
+        chance=chance,
+        session=f"s{turn}",
+    )
+
+    assert choice is not None
+    assert choice.replica.name not in full

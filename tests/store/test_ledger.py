@@ -486,6 +486,47 @@ def test_a_ledger_that_can_not_be_a_file_is_an_error_that_says_so(
     assert caught.value.code == "ledger_unusable"
 
 
+# Takes lines in while no file may grow over 200 kB, then without that limit.
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from penstock.core.errors import PenstockError
+from penstock.store.ledger import Ledger
+ledger = Ledger(Path(sys.argv[1]), Path(sys.argv[2]), lambda: 1.0)
+_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+try:
+    ledger.ingest()
+except PenstockError as error:
+    print(error.code)
+resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+ledger.ingest()
+"""
+
+
+def test_a_full_disk_is_an_error_and_lines_are_taken_in_once_there_is_room(folder: Path, path: Path) -> None:
+    write(folder, *(record(f"r{number}") for number in range(3000)))
+
+    told = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(path), str(folder)], check=True, capture_output=True, timeout=60
+    )
+
+    assert told.stdout == b"ledger_unusable\n"
+    assert len(rows_of(path)) == 3000
+    assert sums_agree(path)
+
+
+def test_reading_needs_no_ingest_after_one_was_killed(ledger: Ledger, folder: Path, path: Path) -> None:
+    write(folder, *(record(f"r{number}") for number in range(100)))
+    die = INGESTER.replace("ledger.ingest(wait_s=30)", DIE_AMID)
+    subprocess.run([sys.executable, "-c", die, str(path), str(folder)], input=b"\n", timeout=60)
+
+    totals = ledger.totals(())
+
+    assert path.with_name("usage.sqlite-wal").exists()
+    assert [total.requests for total in totals] == [100]
+
+
 def test_only_one_takes_lines_in_at_a_time(ledger: Ledger, ledger_at: Make, folder: Path, path: Path) -> None:
     write(folder, record())
     lock = path.with_name("usage.sqlite.lock")
@@ -652,6 +693,15 @@ ledger = Ledger(Path(sys.argv[1]), Path(sys.argv[2]), lambda: 1.0)
 print(flush=True)
 sys.stdin.readline()
 ledger.ingest(wait_s=30)
+"""
+
+
+DIE_AMID = """
+import os
+with ledger._file.writing() as db:
+    from penstock.store.ledger_intake import Intake
+    Intake(db, Path(sys.argv[2]), 0.0, 1.0).run()
+    os.kill(os.getpid(), 9)
 """
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import uvloop
 from prometheus_client import disable_created_metrics
@@ -28,24 +30,31 @@ from penstock.gateway.lines import Lines
 from penstock.gateway.overview import Overview
 from penstock.gateway.permits import Permits, known_permits
 from penstock.gateway.replicas import Replicas, replica_of
+from penstock.gateway.routing import Routing
 from penstock.gateway.server import Front, GatewayServer
 from penstock.gateway.settings import Settings
-from penstock.policy.fleet import Replica
+from penstock.policy.breaker import Breaker
+from penstock.policy.fleet import Replica, State
 from penstock.store.board import Board, Post
 from penstock.store.home import Home
 from penstock.store.journal import Journal
 from penstock.store.keys import KeyRing, make_admin_key
+from penstock.store.ledger import Ledger
 from penstock.store.limits import LimitStore, LocalLimits
-from penstock.store.limits_redis import RedisLimits
 from penstock.store.limits_shared import SharedLimits
 from penstock.store.runtime import Drained, Registry
 from penstock.telemetry.logs import Logger, RequestLog, open_log
 from penstock.telemetry.metrics import Metrics
 from penstock.telemetry.together import together
 
+if TYPE_CHECKING:
+    from penstock.store.limits_redis import RedisLimits
+
 # How often a worker tells the others of itself.
 POST_EVERY_S = 0.5
 TEND_EVERY_S = 1.0
+INGEST_EVERY_S = 1.0
+INGEST_WITHIN_S = 30.0
 
 
 def run_gateway(config: Config, load: Callable[[], Loaded], home: Home, worker: Worker) -> None:
@@ -78,6 +87,8 @@ class _Gateway:
     def __init__(self, config: Config, load: Callable[[], Loaded], home: Home, worker: Worker) -> None:
         self._home = home
         self._worker = worker
+        self._redis: RedisLimits | None = None
+        self._shared_is_up = config.shared.redis is None
         self._log = open_log(config.log.level, config.log.format)
         self._request_log = RequestLog(self._log, config.log.format, asyncio.get_running_loop().call_later)
         self._settings = Settings(config)
@@ -85,18 +96,27 @@ class _Gateway:
         self._keys = self._key_ring(config)
         self._limits = self._limit_store(config)
         self._journal = self._open_journal(config)
-        self._replicas, self._lines, self._permits = self._fleet()
+        self._ledger = Ledger(
+            home.ledger,
+            home.journal,
+            time.time,
+            keep_s=config.usage.journal_keep_s,
+            on_problem=self._on_problem,
+        )
+        self._replicas, self._lines, self._permits, self._routing = self._fleet()
+        self._addresses = client_addresses(config.gateway, time.monotonic)
         self._inference = Inference(
             self._settings,
             self._keys,
             Charges(self._limits, self._journal),
             self._lines,
             Attempts(config.gateway, self._replicas, self._client, time.monotonic),
+            self._addresses,
             time.monotonic,
             self._finish,
             self._on_bug,
         )
-        self._metrics = Metrics(lambda: self._replicas.fleet, lambda: self._inference.in_progress)
+        self._metrics = self._counted()
         self._board = Board(home.workers, worker.number)
         self._overview = self._look()
         self._reload = _Reload(self._settings, load, self._lines, worker, self._log)
@@ -104,9 +124,13 @@ class _Gateway:
 
     async def run(self) -> None:
         """Serves until it is told to stop and has drained."""
+        if self._redis is not None:
+            await self._redis.start()
+            if self._redis.up:
+                self._on_redis(up=True, why="")
         await self._seed_spend()
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload.signalled)
-        beside = [self._replicas.run(), self._permits.run(), self._tend()]
+        beside = [self._replicas.run(), self._permits.run(), self._tend(), self._keep_ledger()]
         if self._worker.count > 1:
             beside.append(self._post())
         tasks = [asyncio.create_task(work) for work in beside]
@@ -146,7 +170,9 @@ class _Gateway:
         shared = config.shared
         if shared.redis is None:
             return here
-        return RedisLimits(
+        from penstock.store.limits_redis import RedisLimits  # 5 MB that few need
+
+        self._redis = RedisLimits(
             shared.redis.get_secret_value(),
             shared.prefix,
             time.time,
@@ -154,6 +180,7 @@ class _Gateway:
             shared.timeout_s,
             self._on_redis,
         )
+        return self._redis
 
     def _open_journal(self, config: Config) -> Journal:
         return Journal(
@@ -165,7 +192,7 @@ class _Gateway:
             on_recovered=lambda kept: self._log.info("journal works again", kept_lines=kept),
         )
 
-    def _fleet(self) -> tuple[Replicas, Lines, Permits]:
+    def _fleet(self) -> tuple[Replicas, Lines, Permits, Routing]:
         replicas = Replicas(
             _KnownReplicas(self._settings, self._home),
             Drained(self._home.drained),
@@ -181,15 +208,11 @@ class _Gateway:
             self._known_permits,
             time.monotonic,
             self._on_bug,
-        )
-        lines = Lines(
-            self._settings,
-            replicas,
-            lambda replica: permits.concurrency(replica.name),
             workers=self._worker.count,
-            clock=time.monotonic,
         )
-        return replicas, lines, permits
+        routing = Routing(replicas, permits.by_name, time.monotonic, random.random, self._on_trust)
+        lines = Lines(self._settings, replicas, permits.by_name, routing.breakers, time.monotonic)
+        return replicas, lines, permits, routing
 
     def _known_permits(self, model: str) -> int | None:
         """What is set for a model's replicas, or known of their engine."""
@@ -197,6 +220,24 @@ class _Gateway:
         if found is None:
             return None
         return found.concurrency or known_permits(found)
+
+    def _counted(self) -> Metrics:
+        metrics = Metrics(lambda: self._replicas.fleet, lambda: self._inference.in_progress)
+        metrics.lines(lambda: {name: line.snapshot() for name, line in self._lines.by_model.items()})
+        metrics.gauge(
+            "penstock_journal_failing",
+            "1 while the usage journal can't be written.",
+            lambda: self._journal.failing,
+        )
+        metrics.gauge(
+            "penstock_journal_kept_lines", "Lines that wait in memory for it.", lambda: self._journal.kept
+        )
+        metrics.gauge(
+            "penstock_shared_store_up",
+            "0 while the configured Redis is away, and limits are kept by each machine.",
+            lambda: self._shared_is_up,
+        )
+        return metrics
 
     def _look(self) -> Overview:
         return Overview(
@@ -223,9 +264,8 @@ class _Gateway:
             self._reload.asked,
         )
         api = build_api(self._settings, self._replicas, self._keys, lambda: self._inference.draining)
-        addresses = client_addresses(config.gateway, time.monotonic)
         front = Front(self._inference, api)
-        return GatewayServer(config.gateway, front, admin, self._inference, addresses)
+        return GatewayServer(config.gateway, front, admin, self._inference, self._addresses)
 
     # -- what is told ---------------------------------------------------------------------------------
 
@@ -242,6 +282,13 @@ class _Gateway:
             cause=after.cause,
             evidence=after.evidence,
         )
+        if after.state in (State.STARTING, State.STOPPED):  # another process, or none
+            self._routing.forget(after.name)
+            self._permits.forget(after.name)
+        self._lines.refresh()
+
+    def _on_trust(self, name: str, breaker: Breaker) -> None:
+        self._log.info("trust", replica=name, state=breaker.state, cause=breaker.cause)
         self._lines.refresh()
 
     def _on_bug(self, where: str, error: BaseException) -> None:
@@ -251,8 +298,10 @@ class _Gateway:
         self._log.error(error.message, hint=error.hint)
 
     def _on_redis(self, up: bool, why: str) -> None:
+        self._shared_is_up = up
         if up:
-            self._log.info("redis is back: limits are shared again")
+            self._log.info("redis is there: limits are shared")
+            self._seeding = asyncio.get_running_loop().create_task(self._seed_spend())
         else:
             self._log.error("redis is away: every machine keeps its own limits now", why=why)
 
@@ -279,8 +328,41 @@ class _Gateway:
         posts = [(post.worker, post.metrics) for post in self._others()]
         return together(sorted([(self._worker.number, own.decode()), *posts])).encode()
 
+    async def _keep_ledger(self) -> None:
+        """Brings the journal into the ledger, in a thread: whichever worker comes first does it for all."""
+        told = (0, 0)
+        while True:
+            try:
+                report = await asyncio.to_thread(self._ledger.ingest)
+                damage = (report.torn, report.unreadable)
+                if any(damage) and damage != told:
+                    self._log.warning(
+                        "damaged lines in the journal", torn=report.torn, unreadable=report.unreadable
+                    )
+                told = damage
+            except PenstockError as error:
+                self._on_problem(error)
+            await asyncio.sleep(INGEST_EVERY_S)
+
     async def _seed_spend(self) -> None:
         """Budgets go on from what the ledger says was spent."""
+        try:
+            await asyncio.to_thread(self._ledger.ingest, wait_s=INGEST_WITHIN_S)
+            spend = await asyncio.to_thread(self._ledger.spend)
+        except PenstockError as error:  # serving does not wait for accounts to be mended
+            self._on_problem(error)
+            return
+        counted_as = {key.id: key.counted_as for key in self._keys.valid()}
+        keys: dict[str, tuple[float, float]] = {}
+        for key_id, spent in spend.keys.items():
+            subject = f"key:{counted_as.get(key_id, key_id)}"
+            day_usd, month_usd = keys.get(subject, (0.0, 0.0))
+            keys[subject] = (day_usd + spent.day_usd, month_usd + spent.month_usd)
+        tenants = {
+            f"tenant:{name}": (spent.day_usd, spent.month_usd) for name, spent in spend.tenants.items()
+        }
+        for subject, (day_usd, month_usd) in {**keys, **tenants}.items():
+            await self._limits.seed_spend(subject, day_usd, month_usd)
 
 
 class _Reload:

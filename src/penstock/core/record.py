@@ -105,6 +105,15 @@ class RequestRecord:
         return (self.last_token_s - self.first_token_s) / (count - 1)
 
     @property
+    def queue_s(self) -> float | None:
+        """The wait in line; None where it was not admitted."""
+        if self.admitted_s is None or self.body_read_s is None:
+            return None
+        return self.admitted_s - self.body_read_s
+
+    @property
     def overhead_s(self) -> float | None:
-        """Gateway time before the engine had the request: from arrival to the first attempt."""
-        return self.attempts[0].started_s - self.arrived_s if self.attempts else None
+        """Gateway time before the engine had the request: from arrival to the first attempt, without the line."""
+        if not self.attempts:
+            return None
+        return self.attempts[0].started_s - self.arrived_s - (self.queue_s or 0.0)

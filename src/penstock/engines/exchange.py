@@ -84,6 +84,7 @@ class Exchange:
         "_channel",
         "_end",
         "_error",
+        "_first",
         "_head",
         "_last_byte_s",
         "_loop",
@@ -110,6 +111,7 @@ class Exchange:
         self._loop = loop
         self._timeouts = timeouts
         self._head: asyncio.Future[None] | None = None
+        self._first: asyncio.Future[None] | None = None
         self._end: asyncio.Future[None] | None = None
         self._error: EngineError | None = None
         self._on_body: Callable[[bytes], None] | None = None
@@ -137,6 +139,18 @@ class Exchange:
         if not self.status and self._error is None:
             self._head = self._loop.create_future()
             await self._head
+        if self._error is not None:
+            raise self._error
+
+    async def begun(self) -> None:
+        """Waits for the first byte of the body, or its end; what comes waits for `receive`.
+
+        Raises:
+            EngineError: as for `head`.
+        """
+        if not self._unread and not self.complete and self._error is None:
+            self._first = self._loop.create_future()
+            await self._first
         if self._error is not None:
             raise self._error
 
@@ -205,6 +219,11 @@ class Exchange:
         """What has come so far was no token: the limit on the first one goes on, not the one on stalls."""
         self.body_begun = False
 
+    @property
+    def sent_s(self) -> float:
+        """When the request was sent, on the loop's clock."""
+        return self._started_s
+
     # -- the connection's side ----------------------------------------------------------------------
 
     def on_head(self, status: int, headers: Headers) -> None:
@@ -225,6 +244,7 @@ class Exchange:
             self._on_body(data)
             return
         self._unread.append(data)
+        _wake(self._first)
         if sum(map(len, self._unread)) > UNREAD_BYTES_MAX:
             self.pause()
 
@@ -233,6 +253,7 @@ class Exchange:
         self.complete = True
         self._on_body = None  # it refers to what refers to us: not left to the garbage collector
         self._stop_alarm()
+        _wake(self._first)
         _wake(self._end)
 
     def fail(self, error: EngineError) -> None:
@@ -244,6 +265,7 @@ class Exchange:
         self._stop_alarm()
         self._channel.abort()
         _wake(self._head)
+        _wake(self._first)
         _wake(self._end)
 
     # -- time ---------------------------------------------------------------------------------------

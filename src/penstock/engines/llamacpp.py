@@ -11,6 +11,7 @@ import penstock
 from penstock.core.config import DEMO_SOURCE, ModelConfig
 from penstock.engines.llamacpp_server import KEY_VARIABLE
 from penstock.engines.spec import EngineSpec, Launch, Placement
+from penstock.wire.resume import Manner
 
 DEMO_FILE = Path(penstock.__file__).parent / "demo_model" / "demo.gguf"
 MAGIC = b"GGUF"
@@ -102,4 +103,5 @@ def _fits(value: object, wanted: type) -> bool:
     return isinstance(value, wanted) and (wanted is bool or not isinstance(value, bool))
 
 
-SPEC = EngineSpec(kind="llamacpp", launch=launch, check=check)
+# Its server goes on with a last message of the assistant unasked, and refuses two of them.
+SPEC = EngineSpec(kind="llamacpp", launch=launch, check=check, manner=Manner(joins=True))

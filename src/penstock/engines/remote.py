@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from penstock.core.config import Address, ModelConfig
-from penstock.engines.spec import EngineSpec
+from penstock.engines.spec import VLLM_MANNER, EngineSpec
 
 SCHEME = "http://"
 
@@ -25,4 +25,4 @@ def check(model: ModelConfig) -> list[str]:
 
 
 # Every OpenAI-compatible server has this route; not all of them have /health.
-SPEC = EngineSpec(kind="remote", launch=None, check=check, health_path="/v1/models")
+SPEC = EngineSpec(kind="remote", launch=None, check=check, health_path="/v1/models", manner=VLLM_MANNER)

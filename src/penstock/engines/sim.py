@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 
 from penstock.core.config import ModelConfig
-from penstock.engines.spec import EngineSpec, Launch, Placement
+from penstock.engines.spec import VLLM_MANNER, EngineSpec, Launch, Placement
 
 KEY_VARIABLE = "PENSTOCK_SIM_API_KEY"
 
@@ -94,4 +94,4 @@ def _fits(value: object, wanted: type) -> bool:
     return isinstance(value, (int, float) if wanted is float else wanted) and not isinstance(value, bool)
 
 
-SPEC = EngineSpec(kind="sim", launch=launch, check=check, health_path="/health")
+SPEC = EngineSpec(kind="sim", launch=launch, check=check, health_path="/health", manner=VLLM_MANNER)

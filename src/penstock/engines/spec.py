@@ -9,6 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from penstock.core.config import ModelConfig
+from penstock.wire.resume import Manner
+
+# vLLM's, which others have taken over; what knows no such members answers as to any other conversation.
+VLLM_MANNER = Manner((("continue_final_message", b"true"), ("add_generation_prompt", b"false")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +42,11 @@ class EngineSpec:
         check: complains about the model's `source` or `engine_args` before anything is started; one sentence
             for each problem, none when all is well.
         health_path: answers 200 once the engine has loaded its model.
+        manner: how it is asked to go on with an answer; None where it can't.
     """
 
     kind: str
     launch: Callable[[ModelConfig, Placement], Launch] | None
     check: Callable[[ModelConfig], list[str]]
     health_path: str = "/health"
+    manner: Manner | None = None

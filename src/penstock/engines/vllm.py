@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from penstock.core.config import ModelConfig
-from penstock.engines.spec import EngineSpec, Launch, Placement
+from penstock.engines.spec import VLLM_MANNER, EngineSpec, Launch, Placement
 
 VENV_VARIABLE = "PENSTOCK_VLLM_VENV"
 KEY_VARIABLE = "VLLM_API_KEY"
@@ -84,4 +84,4 @@ def _words(name: str, value: object) -> Iterator[str]:
         yield from (f"--{flag}", str(value))
 
 
-SPEC = EngineSpec(kind="vllm", launch=launch, check=check)
+SPEC = EngineSpec(kind="vllm", launch=launch, check=check, manner=VLLM_MANNER)

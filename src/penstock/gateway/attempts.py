@@ -1,71 +1,59 @@
-"""The attempts of one request: choose a replica, open, relay; try again while the client has seen nothing."""
+"""The attempts of one request: ask a replica, relay; try again while the client has seen nothing, go on after."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from http import HTTPStatus
 
-from penstock.core.config import GatewayConfig, ModelConfig, Timeouts
-from penstock.core.errors import (
-    ClientError,
-    DeadlineError,
-    EngineError,
-    Fault,
-    OverloadError,
-    PenstockError,
-    Phase,
-)
-from penstock.core.record import Attempt, Outcome, RequestRecord, Usage
-from penstock.engines.client import ConnectRefusedError, EngineClient
-from penstock.engines.exchange import Exchange, Headers, MalformedResponseError, PhaseTimeouts
-from penstock.gateway.forwarding import content_type, headers_to_client, headers_to_engine
-from penstock.gateway.relay import PlainRelay, Rewrite, StreamRelay
+from penstock.core.config import GatewayConfig
+from penstock.core.errors import ClientError, EngineError, Fault, OverloadError, PenstockError
+from penstock.core.record import Outcome, Usage
+from penstock.engines.catalog import SPECS
+from penstock.engines.client import EngineClient
+from penstock.engines.exchange import Exchange
+from penstock.engines.spec import EngineSpec
+from penstock.gateway.call import Call
+from penstock.gateway.continuation import Continuations, is_loss, remembered
+from penstock.gateway.forwarding import content_type, headers_to_client
+from penstock.gateway.hedge import race
+from penstock.gateway.relay import PlainRelay, StreamRelay
 from penstock.gateway.replicas import Replicas
-from penstock.gateway.responder import Responder
-from penstock.gateway.tenants import Caller
-from penstock.policy.fleet import Replica
+from penstock.gateway.trials import Trial, Trials
+from penstock.policy.hedge import hedge
 from penstock.policy.retry import RETRIED_STATUSES, Failure, RetryBudget, retry
-from penstock.policy.route import Choice, route
-from penstock.wire.openai import CHAT, COMPLETIONS, InferenceRequest
+from penstock.policy.route import Choice
+from penstock.wire.delivered import Delivered
+from penstock.wire.joint import Joint
+from penstock.wire.openai import CHAT, COMPLETIONS
+
+__all__ = ["Attempts", "Call"]
 
 NO_REPLICA_RETRY_AFTER_S = 2
 
 
-@dataclass(slots=True)
-class Call:
-    """One accepted request: what is asked, of which model, and where the answer goes."""
-
-    route: str
-    request: InferenceRequest
-    model: ModelConfig
-    caller: Caller
-    headers: Headers
-    session: str
-    responder: Responder
-    record: RequestRecord
-    timeouts: Timeouts
-    deadline_s: float
-    before_end: Callable[[], None] = field(default=lambda: None)
-    reply_headers: Headers = field(default_factory=list)
-    rewrite_reply: Rewrite | None = None
-    rewrite_event: Rewrite | None = None
-    tried: set[str] = field(default_factory=set)
-
-
 class Attempts:
-    """Brings requests to replicas and their answers back; `clock` gives monotonic seconds."""
+    """Brings requests to replicas and their answers back.
+
+    Args:
+        clock: monotonic seconds.
+        specs: engine kinds by name.
+    """
 
     def __init__(
-        self, config: GatewayConfig, replicas: Replicas, client: EngineClient, clock: Callable[[], float]
+        self,
+        config: GatewayConfig,
+        replicas: Replicas,
+        client: EngineClient,
+        clock: Callable[[], float],
+        specs: Callable[[str], EngineSpec] = SPECS.__getitem__,
     ) -> None:
         self._config = config
         self._clock = clock
         self._replicas = replicas
-        self._client = client
+        self._trials = Trials(replicas, client, clock)
+        self._continuations = Continuations(config, self._trials, specs, self._stream_relay, clock)
         self._budget = RetryBudget()
-        self._turns: dict[str, int] = {}
 
     async def serve(self, call: Call) -> None:
         """Answers the request, by as many attempts as it needs and may have.
@@ -82,128 +70,141 @@ class Attempts:
     async def _attempt(self, call: Call) -> float | None:
         """One attempt; returns in how many seconds to make another, or None when the request is over."""
         choice = self._choose(call)
-        attempt = Attempt(choice.replica.name, choice.reason, self._clock())
-        call.record.attempts.append(attempt)
-        call.tried.add(choice.replica.name)
-        self._replicas.take_permit(choice.replica.name)
-        exchange = None
+        trial = self._trials.begin(call, choice.replica, choice.reason)
         try:
-            exchange = await self._open(call, choice.replica)
-            attempt.status = exchange.status
-            return await self._relay(call, attempt, exchange)
+            if call.model.hedge_after_s is None:
+                await trial.open(call, call.request.body)
+            else:
+                trial = await race(call, trial, call.model.hedge_after_s, lambda: self._second(call))
+            return await self._relay(call, trial)
         except EngineError as error:
-            return self._failed(call, attempt, _failure_of(error), error)
+            return self._failed(call, trial, error)
         finally:
-            if exchange is not None:
-                exchange.cancel()
-            self._replicas.return_permit(choice.replica.name)
+            trial.close()
 
     def _choose(self, call: Call) -> Choice:
-        model = call.model.name
-        turn = self._turns[model] = self._turns.get(model, -1) + 1
-        fleet = self._replicas.fleet
-        choice = route(
-            fleet.ready(model),
-            self._replicas.in_flight,
-            turn,
-            strategy=call.model.routing,
-            tried=frozenset(call.tried),
-        )
+        choice = self._trials.choose(call)
         if choice is None:
+            model = call.model.name
             raise OverloadError(
-                f"model {model!r} is not ready: {fleet.unready_reason(model)}",
+                f"model {model!r} is not ready: {self._replicas.fleet.unready_reason(model)}",
                 code="no_replica_ready",
                 hint="try again shortly; `penstock status` shows the replicas",
                 retry_after_s=NO_REPLICA_RETRY_AFTER_S,
             )
         return choice
 
-    async def _open(self, call: Call, replica: Replica) -> Exchange:
-        limits = call.timeouts
-        streams = call.request.stream
-        return await self._client.open(
-            replica.address,
-            b"POST",
-            call.route.encode(),
-            headers_to_engine(call.headers, call.record.request_id, replica.api_key),
-            call.request.body,
-            PhaseTimeouts(
-                connect_s=limits.connect_s,
-                first_byte_s=limits.first_token_s if streams else None,
-                stall_s=limits.stall_s if streams else None,
-                total_s=max(0.0, call.deadline_s - self._clock()),
-            ),
+    def _second(self, call: Call) -> Trial | None:
+        """A second attempt beside the first, where there may be one."""
+        may, self._budget = hedge(
+            self._budget,
+            elsewhere=self._trials.elsewhere(call),
+            time_left_s=call.deadline_s - self._clock(),
         )
+        choice = self._trials.choose(call) if may else None
+        return self._trials.begin(call, choice.replica, "hedge") if choice is not None else None
 
-    async def _relay(self, call: Call, attempt: Attempt, exchange: Exchange) -> float | None:
+    async def _relay(self, call: Call, trial: Trial) -> float | None:
+        exchange = trial.exchange
+        assert exchange is not None
         if exchange.status in RETRIED_STATUSES:
-            delay_s = self._retry_delay_s(call, attempt, Failure.STATUS)
+            delay_s = self._retry_delay_s(call, trial, Failure.STATUS)
             if delay_s is not None:
                 return delay_s
         if exchange.status == HTTPStatus.UNAUTHORIZED:  # the key is the gateway's, not the client's
             raise PenstockError(
-                f"{attempt.replica} refused the gateway's key",
+                f"{trial.replica.name} refused the gateway's key",
                 code="engine_refused_key",
                 hint="whoever runs this gateway: check models.N.api_key",
                 status=502,
             )
         record = call.record
         record.status = exchange.status
-        relay = self._relay_for(call, exchange)
+        delivered = remembered(call, self._config)
+        relay = self._relay_for(call, exchange, delivered)
         try:
             await relay.run()
         except PenstockError as error:
             if not relay.committed:
                 raise
-            attempt.failure = error.code
-            record.outcome, record.fault, record.error_code = Outcome.INTERRUPTED, error.fault, error.code
-            relay.fail(error)
+            trial.attempt.failure = error.code
+            trial.close()
+            await self._end(call, relay, delivered, error)
             return None
         record.outcome = Outcome.COMPLETE
         return None
 
-    def _relay_for(self, call: Call, exchange: Exchange) -> PlainRelay | StreamRelay:
+    async def _end(
+        self, call: Call, relay: PlainRelay | StreamRelay, delivered: Delivered | None, error: PenstockError
+    ) -> None:
+        """Brings an answer that broke off by `error` to an end: its own, or one that tells of the failure."""
+        record = call.record
+        try:
+            if delivered is None or isinstance(relay, PlainRelay) or not is_loss(error):
+                raise error
+            assert isinstance(error, EngineError)
+            await self._continuations.go_on(call, delivered, error)
+        except PenstockError as cause:
+            record.outcome, record.fault, record.error_code = Outcome.INTERRUPTED, cause.fault, cause.code
+            relay.fail(cause)
+
+    def _relay_for(
+        self, call: Call, exchange: Exchange, delivered: Delivered | None
+    ) -> PlainRelay | StreamRelay:
         record, responder = call.record, call.responder
-        headers = headers_to_client(exchange.headers, record.request_id) + call.reply_headers
         if content_type(exchange.headers) == "text/event-stream":
-            return StreamRelay(
-                exchange,
-                responder,
-                record,
-                headers,
-                hides_usage=call.request.hides_usage,
-                needs_done=call.route in (CHAT, COMPLETIONS),
-                rewrite=call.rewrite_event,
-                comment_every_s=self._config.comment_every_s,
-                clock=self._clock,
-            )
+            return self._stream_relay(call, exchange, delivered)
         if responder.started:  # by comments of an earlier attempt: another status can't be told any more
             raise _answered_too_late(exchange.status)
+        headers = headers_to_client(exchange.headers, record.request_id) + call.reply_headers
         if exchange.status >= 400:
             record.fault = Fault.ENGINE if exchange.status >= 500 else Fault.CLIENT
             record.error_code = f"engine_status_{exchange.status}"
             headers.append((b"x-penstock-fault", record.fault.encode()))
-        return PlainRelay(exchange, responder, record, headers, rewrite=call.rewrite_reply, clock=self._clock)
+        return PlainRelay(
+            exchange,
+            responder,
+            record,
+            headers,
+            rewrite=call.rewrite_reply,
+            before_end=call.before_end,
+            clock=self._clock,
+        )
 
-    def _failed(self, call: Call, attempt: Attempt, failure: Failure, error: EngineError) -> float:
+    def _stream_relay(
+        self, call: Call, exchange: Exchange, delivered: Delivered | None, joint: Joint | None = None
+    ) -> StreamRelay:
+        return StreamRelay(
+            exchange,
+            call.responder,
+            call.record,
+            headers_to_client(exchange.headers, call.record.request_id) + call.reply_headers,
+            hides_usage=call.request.hides_usage,
+            needs_done=call.route in (CHAT, COMPLETIONS),
+            rewrite=call.rewrite_event,
+            before_end=call.before_end,
+            comment_every_s=self._config.comment_every_s,
+            clock=self._clock,
+            delivered=delivered,
+            joint=joint,
+        )
+
+    def _failed(self, call: Call, trial: Trial, error: EngineError) -> float:
         """In how many seconds to try again after `error`, which is raised where that may not be."""
         record = call.record  # what came was never delivered
         record.first_token_s, record.usage, record.fault, record.error_code = None, Usage(), "", ""
-        if failure is Failure.REFUSED:
-            self._replicas.refused(attempt.replica, error.message)
-        delay_s = self._retry_delay_s(call, attempt, failure)
+        delay_s = self._retry_delay_s(call, trial, trial.failed(error))
         if delay_s is None:
             raise error
         return delay_s
 
-    def _retry_delay_s(self, call: Call, attempt: Attempt, failure: Failure) -> float | None:
-        attempt.failure = failure
-        ready = self._replicas.fleet.ready(call.model.name)
+    def _retry_delay_s(self, call: Call, trial: Trial, failure: Failure) -> float | None:
+        trial.attempt.failure = failure
         decision, self._budget = retry(
             failure,
             retries_done=len(call.record.attempts) - 1,
             retries_max=self._config.retries_max,
-            elsewhere=any(replica.name not in call.tried for replica in ready),
+            elsewhere=self._trials.elsewhere(call),
             budget=self._budget,
             time_left_s=call.deadline_s - self._clock(),
         )
@@ -213,11 +214,3 @@ class Attempts:
 def _answered_too_late(status: int) -> PenstockError:
     kind = ClientError if 400 <= status < 500 else EngineError
     return kind(f"the engine answered {status} to a stream that had begun", code=f"engine_status_{status}")
-
-
-def _failure_of(error: EngineError) -> Failure:
-    if isinstance(error, DeadlineError):
-        return Failure.REFUSED if error.phase is Phase.CONNECT else Failure.TIMEOUT
-    if isinstance(error, ConnectRefusedError):
-        return Failure.REFUSED
-    return Failure.MALFORMED if isinstance(error, MalformedResponseError) else Failure.LOST

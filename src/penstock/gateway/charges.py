@@ -101,7 +101,10 @@ class Charge:
         actual = self._reckon()
         if self._entry is not None:
             self._charges.journal.ensure_end(self._entry, self._record, self._price)
-        await self._charges.limits.settle(self._reservation, actual)
+        if self._record.attempts:
+            await self._charges.limits.settle(self._reservation, actual)
+        else:  # no engine was asked: nothing of it counts
+            await self._charges.limits.release(self._reservation)
 
     def _reckon(self) -> Cost:
         """What the request used, as far as anybody knows; it goes on the record."""

@@ -14,6 +14,7 @@ from penstock.core.config import ModelConfig
 from penstock.core.errors import ClientError, InternalError, OverloadError, PenstockError
 from penstock.core.record import Outcome, RequestRecord
 from penstock.engines.exchange import Headers
+from penstock.gateway.addresses import ClientAddresses
 from penstock.gateway.asgi import target_path
 from penstock.gateway.attempts import Attempts, Call
 from penstock.gateway.auth import authenticate
@@ -67,6 +68,7 @@ class Inference:
     """Serves inference requests.
 
     Args:
+        addresses: the limits of each client address; None where there are none.
         clock: monotonic seconds.
         finish: takes each record once, after its request has ended.
         on_bug: takes an exception that nobody expected, with the request's id.
@@ -79,6 +81,7 @@ class Inference:
         charges: Charges,
         lines: Lines,
         attempts: Attempts,
+        addresses: ClientAddresses | None,
         clock: Callable[[], float],
         finish: Callable[[RequestRecord], None],
         on_bug: Callable[[str, BaseException], None],
@@ -88,6 +91,7 @@ class Inference:
         self._charges = charges
         self._lines = lines
         self._attempts = attempts
+        self._addresses = addresses
         self._clock = clock
         self._finish = finish
         self._on_bug = on_bug
@@ -117,7 +121,6 @@ class Inference:
         """Begins to serve a request, in a task of its own."""
         task = self._loop.create_task(self._serve(request, responder))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
         responder.on_disconnect = task.cancel
 
     async def _serve(self, request: Request, responder: Responder) -> None:
@@ -151,11 +154,14 @@ class Inference:
             if charge is not None:
                 await charge.close()
             self._finish(record)
+            self._tasks.discard(asyncio.current_task(self._loop))
 
     async def _accept(self, request: Request, responder: Responder, record: RequestRecord) -> Call:
         """The request, authenticated and read."""
         if self.draining:
             raise _stopping()
+        if self._addresses is not None:
+            self._addresses.admit(request.peer, request.header(b"x-forwarded-for"))
         settings = self._settings
         key = authenticate(request.credentials, self._keys)
         record.key_id, record.tenant = key.id, key.tenant
@@ -166,7 +172,9 @@ class Inference:
         body = await read_body(request, bytes_max=gateway.body_max_bytes, timeout_s=gateway.body_timeout_s)
         record.request_bytes = len(body)
         record.body_read_s = self._clock()
-        return self._call(request, responder, record, caller, body)
+        call = self._call(request, responder, record, caller, body)
+        request.release()
+        return call
 
     def _call(
         self, incoming: Request, responder: Responder, record: RequestRecord, caller: Caller, body: bytes
@@ -222,7 +230,8 @@ class Inference:
             call.before_end = charge.end
             await self._attempts.serve(call)
         finally:
-            line.leave(permit, record.tokens)
+            # one that was cut before its usage was told is taken for what was expected of it
+            line.leave(permit, record.tokens if record.usage.source == "engine" else None)
 
     def _cancelled(self, responder: Responder, record: RequestRecord) -> None:
         if responder.gone:

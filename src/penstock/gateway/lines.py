@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from penstock.core.config import ModelConfig
 from penstock.core.errors import OverloadError
 from penstock.gateway.line import Line
 from penstock.gateway.replicas import Replicas
 from penstock.gateway.settings import Settings
-from penstock.policy.fleet import Replica
+from penstock.policy.admit import capacity_of
+from penstock.policy.breaker import Breaker
+from penstock.policy.permits import PERMITS_UNKNOWN
 
 # A line without bounds is bounded by the connections that a gateway takes.
 UNBOUNDED = 1_000_000
@@ -21,8 +22,8 @@ class Lines:
     """Keeps a line for each model; its permits are those of its ready replicas.
 
     Args:
-        concurrency: requests that a replica may hold at once.
-        workers: gateways of this machine, which divide the permits among them.
+        permits: requests that this gateway may have at a replica at once, by its name.
+        breakers: whether replicas are trusted, by their names.
         clock: monotonic seconds.
     """
 
@@ -30,15 +31,14 @@ class Lines:
         self,
         settings: Settings,
         replicas: Replicas,
-        concurrency: Callable[[Replica], int],
-        *,
-        workers: int,
+        permits: Mapping[str, int],
+        breakers: Mapping[str, Breaker],
         clock: Callable[[], float],
     ) -> None:
         self._settings = settings
         self._replicas = replicas
-        self.concurrency = concurrency
-        self._workers = workers
+        self._permits = permits
+        self._breakers = breakers
         self._clock = clock
         self.by_model: dict[str, Line] = {}
         self.refresh()
@@ -46,6 +46,10 @@ class Lines:
     def of(self, model: ModelConfig) -> Line:
         """The line of `model`; a model that a reload has removed keeps its own while requests hold it."""
         return self.by_model[model.name]
+
+    def permits_of(self, replica: str) -> int:
+        """Requests that this gateway may have at a replica at once."""
+        return self._permits.get(replica, PERMITS_UNKNOWN)
 
     def serves(self, model: ModelConfig) -> bool:
         """Whether a replica of `model` is ready."""
@@ -77,8 +81,7 @@ class Lines:
                 )
             line.set_limits(queue_len_max=queue_len_max, sheds=gateway.backpressure)
             ready = self._replicas.fleet.ready(model.name)
-            permits = sum(map(self.concurrency, ready))
-            line.set_capacity(math.ceil(permits / self._workers))
+            line.set_capacity(capacity_of(ready, self._breakers, self._permits, self._clock()))
         names = {model.name for model in self._settings.models}
         for name in [name for name, line in self.by_model.items() if name not in names]:
             if not len(self.by_model[name]) and not self.by_model[name].permits_out:

@@ -98,7 +98,7 @@ class Overview:
                 "evidence": replica.evidence,
                 "since_s": round(max(0.0, now_s - replica.since_s), 1),
                 "in_flight": self._replicas.in_flight.get(replica.name, 0),
-                "concurrency": self._lines.concurrency(replica),
+                "concurrency": self._lines.permits_of(replica.name),
             }
             for replica in self._replicas.fleet.replicas
         ]

@@ -10,12 +10,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import msgspec
+
 from penstock.core.errors import ClientError, EngineError, PenstockError
 from penstock.core.record import RequestRecord
 from penstock.engines.exchange import Exchange, Headers
 from penstock.gateway.responder import Responder
 from penstock.gateway.responses import error_event
+from penstock.gateway.timing import timing_headers
 from penstock.wire import sse
+from penstock.wire.delivered import RAW_READS_MAX, READ_BYTES_MAX, Delivered
+from penstock.wire.joint import DivergedError, Joint
 from penstock.wire.usage import NOTABLE, NOTABLE_WORDS, Notice, TokenCounts, read_notice, usage_at_end
 
 # Answers up to this size are held until they are whole. A chat answer is a few kilobytes.
@@ -46,11 +51,24 @@ class StreamCutError(EngineError):
     code = "engine_stream_incomplete"
 
 
+class MalformedEventError(EngineError):
+    """The engine sent an event that can't be read."""
+
+    code = "engine_malformed_response"
+
+
+class AnswerDivergedError(EngineError):
+    """An engine that was to go on with an answer wrote another one."""
+
+    code = "engine_answer_diverged"
+
+
 class PlainRelay:
     """A reply that is not streamed.
 
     Args:
-        headers: of the response to the client, without its length.
+        headers: of the response to the client, without its length and those of `timing`.
+        before_end: called before the client sees the end of a whole answer; may raise PenstockError.
         rewrite: changes a whole successful body; such a body is always held until it is whole.
     """
 
@@ -62,12 +80,14 @@ class PlainRelay:
         headers: Headers,
         *,
         rewrite: Rewrite | None,
+        before_end: Callable[[], None],
         clock: Callable[[], float],
     ) -> None:
         self._exchange = exchange
         self._responder = responder
         self._record = record
         self._headers = headers
+        self._before_end = before_end
         self._clock = clock
         self._rewrite = rewrite if exchange.status < 300 else None
         self._held: list[bytes] = []
@@ -84,19 +104,22 @@ class PlainRelay:
 
         Raises:
             EngineError: the engine failed amid it.
+            PenstockError: its end may not be shown.
         """
         _attach(self._exchange, self._responder, self._on_data, self.fail)
         await self._exchange.end()
         if self.committed:
             _note_usage(self._record, usage_at_end(self._tail))
+            self._before_end()
             self._responder.end()
             return
         body = b"".join(self._held)
         _note_usage(self._record, read_notice(body).usage)
         if self._rewrite is not None:
             body = self._rewrite(body)
+        self._before_end()
         self._record.first_byte_s = self._clock()
-        self._responder.respond(self._exchange.status, self._headers, body)
+        self._responder.respond(self._exchange.status, self._headers + timing_headers(self._record), body)
 
     def fail(self, error: PenstockError) -> None:  # noqa: ARG002 - there is no room for it in half an answer
         """Lets the client see that its answer is not whole."""
@@ -113,7 +136,7 @@ class PlainRelay:
             return
         if self._rewrite is None:
             self._record.first_byte_s = self._clock()
-            self._responder.start(self._exchange.status, self._headers)
+            self._responder.start(self._exchange.status, self._headers + timing_headers(self._record))
             self._responder.write(b"".join(self._held))
             self._held.clear()
         elif self._held_bytes > REWRITTEN_BYTES_MAX:
@@ -129,7 +152,10 @@ class StreamRelay:
         hides_usage: the usage event was asked for by the gateway, and is kept from the client.
         needs_done: this API ends its streams with `[DONE]`; one without it is not whole.
         rewrite: changes each event; an empty result leaves it out.
+        before_end: called before the client sees the end of a whole answer; may raise PenstockError.
         comment_every_s: silence after which the client gets a comment.
+        delivered: remembers what the client was sent, before it was rewritten.
+        joint: makes the events go on with an answer that has begun.
     """
 
     def __init__(
@@ -142,8 +168,11 @@ class StreamRelay:
         hides_usage: bool,
         needs_done: bool,
         rewrite: Rewrite | None,
+        before_end: Callable[[], None],
         comment_every_s: float,
         clock: Callable[[], float],
+        delivered: Delivered | None = None,
+        joint: Joint | None = None,
     ) -> None:
         self._exchange = exchange
         self._responder = responder
@@ -152,11 +181,14 @@ class StreamRelay:
         self._hides_usage = hides_usage
         self._needs_done = needs_done
         self._rewrite = rewrite
-        self._comment_every_s = comment_every_s
+        self._before_end = before_end
         self._clock = clock
+        self._delivered = delivered
+        self._raw = None if delivered is None or delivered.obstacle else delivered.raw
+        self._joint = joint
+        self._examines_all = rewrite is not None or joint is not None
         self._framer = sse.EventFramer()
-        self._loop = asyncio.get_running_loop()
-        self._written_s = clock()
+        self._comments = Comments(self._comment, comment_every_s, clock)
         self._done = False
         self._complaint: PenstockError | None = None
         self.committed = False
@@ -166,8 +198,9 @@ class StreamRelay:
 
         Raises:
             EngineError: the engine failed, before or amid the first event; see `committed`.
+            PenstockError: its end may not be shown.
         """
-        self._timer = self._loop.call_later(self._comment_every_s, self._comment)
+        self._comments.start()
         try:
             _attach(self._exchange, self._responder, self._on_data, self.fail)
             await self._exchange.end()
@@ -176,18 +209,20 @@ class StreamRelay:
             if not self._done and self._complaint is None:
                 raise
         finally:
-            self._timer.cancel()
+            self._comments.stop()
+            self._responder.on_write_pause = None
         if self._complaint is not None:
             raise self._complaint
-        if self._framer.rest or (self._needs_done and not self._done):
-            raise StreamCutError("the engine ended its stream without [DONE]")
+        if not self._done:
+            if self._framer.rest or self._needs_done:
+                raise StreamCutError("the engine ended its stream without [DONE]")
+            self._before_end()
         self._start()
         self._responder.end()
 
     def fail(self, error: PenstockError) -> None:
         """Tells the client that its answer is not whole: one error event, and no `[DONE]`."""
-        self._responder.write(error_event(error))
-        self._responder.end(close=True)
+        fail_stream(self._responder, error)
 
     def _on_data(self, data: bytes) -> None:
         try:
@@ -199,11 +234,15 @@ class StreamRelay:
             return
         record = self._record
         count = sse.count_events(events)
-        if record.first_token_s is None or self._rewrite is not None or _maybe_notable(events, count):
+        if record.first_token_s is None or self._examines_all or _maybe_notable(events, count):
             events, count = self._examined(events)
+        elif self._raw is not None:
+            self._raw.append(events)
+            if len(self._raw) > RAW_READS_MAX or len(events) > READ_BYTES_MAX:
+                self._make_room()
         if not events:
             return
-        self._written_s = now_s = self._clock()
+        self._comments.last_s = now_s = self._clock()
         if count:
             record.events += count
             record.last_token_s = now_s
@@ -214,70 +253,169 @@ class StreamRelay:
         self._responder.write(events)
 
     def _examined(self, events: bytes) -> tuple[bytes, int]:
-        """`events` without what the client shall not see, and how many of them bring a token.
+        """`events` as the client shall see them, and how many of them bring a token.
 
         What they tell goes on the record.
         """
         kept = []
         token_count = 0
         for event in sse.split_events(events):
-            data = sse.event_data(event)
-            if data == b"[DONE]":
-                self._done = True
-            elif data:
-                notice = read_notice(data)
-                self._complaint = self._complaint_in(notice)
-                if self._complaint is not None:
-                    self._exchange.cancel()
-                    break
-                has_token = notice.has_token or (notice.choices is None and not self._needs_done)
-                self._learn(notice, has_token=has_token)
-                if self._hides_usage and notice.only_usage:
-                    continue
-                token_count += has_token
-            kept.append(event if self._rewrite is None else self._rewrite(event))
+            try:
+                joined = self._joined(event)
+                notice = self._read(sse.event_data(joined))
+            except PenstockError as error:
+                self._complaint = error
+                self._exchange.cancel()
+                break
+            if not joined or (self._hides_usage and notice.only_usage):
+                continue
+            token_count += notice.has_token or (notice.choices is None and not self._needs_done)
+            if self._raw is not None:
+                self._raw.append(joined)
+                if len(self._raw) > RAW_READS_MAX or len(joined) > READ_BYTES_MAX:
+                    self._make_room()
+            kept.append(joined if self._rewrite is None else self._rewrite(joined))
         return b"".join(kept), token_count
 
-    def _complaint_in(self, notice: Notice) -> PenstockError | None:
-        """What the engine says of its failure; None where it has not failed."""
-        if notice.aborted:
-            return EngineAbortedError("the engine aborted the request")
-        complaint = notice.complaint if self._needs_done else None
-        if complaint is None:
-            return None
-        text = complaint.message[:COMPLAINT_CHARS_MAX]
-        if 400 <= complaint.status < 500:
-            return ClientError(text, code=f"engine_status_{complaint.status}", status=complaint.status)
-        return EngineAbortedError(f"the engine failed: {text}")
+    def _joined(self, event: bytes) -> bytes:
+        """The event as more of the answer that has begun, where there is one; empty where it adds nothing."""
+        joint = self._joint
+        data = sse.event_data(event) if joint is not None else b""
+        if joint is None or not data:
+            return event
+        try:
+            if data == b"[DONE]":
+                joint.end()
+                return event
+            return joint.take(event, data)
+        except DivergedError as error:
+            raise AnswerDivergedError(f"the engine went on with another answer: {error}") from None
 
-    def _learn(self, notice: Notice, *, has_token: bool) -> None:
+    def _read(self, data: bytes) -> Notice:
+        """What an event with this data says.
+
+        Raises:
+            PenstockError: the engine has failed, or the end may not be shown.
+        """
+        if data == b"[DONE]":
+            self._before_end()
+            self._done = True
+        if not data or data == b"[DONE]":
+            return _NOTHING_SAID
+        notice = read_notice(data)
+        if notice.aborted:
+            raise EngineAbortedError("the engine aborted the request")
+        if self._needs_done:
+            _complain(notice, data)
         if notice.usage is not None:
             _note_usage(self._record, notice.usage)
         if self._record.first_token_s is None:
-            if has_token:
+            if notice.has_token or (notice.choices is None and not self._needs_done):
                 self._record.first_token_s = self._clock()
             else:
                 self._exchange.expect_first_token()
+        return notice
+
+    def _make_room(self) -> None:
+        assert self._delivered is not None
+        self._delivered.compact()
+        if self._delivered.obstacle:  # it will not be continued: no more need be remembered
+            self._raw = None
 
     def _start(self) -> None:
         if not self._responder.started:
-            self._responder.start(self._exchange.status, self._headers)
+            self._responder.start(self._exchange.status, self._headers + timing_headers(self._record))
 
     def _comment(self) -> None:
-        due_s = self._written_s + self._comment_every_s
+        self._start()
+        if not self._responder.write_paused:
+            self._responder.write(sse.COMMENT)
+
+
+class Comments:
+    """Fills silence with comments.
+
+    Args:
+        write: sends one.
+        every_s: silence after which it is due.
+        clock: monotonic seconds.
+    """
+
+    __slots__ = ("_clock", "_every_s", "_loop", "_timer", "_write", "last_s")
+
+    def __init__(self, write: Callable[[], None], every_s: float, clock: Callable[[], float]) -> None:
+        self._write = write
+        self._every_s = every_s
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self.last_s = clock()
+
+    def start(self) -> None:
+        """Watches from now on; `last_s` is when something was written last."""
+        self._timer = self._loop.call_later(self._every_s, self._due)
+
+    def stop(self) -> None:
+        """Watches no longer."""
+        self._write = _nothing  # it refers to what refers to us: not left to the garbage collector
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _due(self) -> None:
+        due_s = self.last_s + self._every_s
         now_s = self._clock()
         if now_s >= due_s:
-            self._start()
-            if not self._responder.write_paused:
-                self._responder.write(sse.COMMENT)
-            self._written_s, due_s = now_s, now_s + self._comment_every_s
-        self._timer = self._loop.call_later(due_s - now_s, self._comment)
+            self._write()
+            self.last_s, due_s = now_s, now_s + self._every_s
+        self._timer = self._loop.call_later(due_s - now_s, self._due)
+
+
+def _nothing() -> None:
+    pass
+
+
+def fail_stream(responder: Responder, error: PenstockError) -> None:
+    """Tells the client that its answer is not whole: one error event, and no `[DONE]`."""
+    responder.write(error_event(error))
+    responder.end(close=True)
+
+
+_NOTHING_SAID = Notice(choices=[])
 
 
 def _maybe_notable(events: bytes, count: int) -> bool:
-    if count == 1 and b'"finish_reason":null' in events:  # an ordinary event: the answer goes on
-        return False
+    if count == 1:
+        if b'"finish_reason":null' in events and events.endswith(b"}\n\n"):
+            return False  # an ordinary event: the answer goes on
+        if not events.endswith(_ENDS):
+            return True
+    elif events.count(b"}\n\n") != count:
+        return True
     return any(word in events for word in NOTABLE_WORDS) and NOTABLE.search(events) is not None
+
+
+# How the JSON of an event ends; another end is looked at.
+_ENDS = (b"}\n\n", b"}\r\n\r\n")
+
+
+def _complain(notice: Notice, data: bytes) -> None:
+    """Raises what an event tells of a failure: that of the engine, or that of the request."""
+    complaint = notice.complaint
+    if complaint is not None:
+        text = complaint.message[:COMPLAINT_CHARS_MAX]
+        if 400 <= complaint.status < 500:
+            raise ClientError(text, code=f"engine_status_{complaint.status}", status=complaint.status)
+        raise EngineAbortedError(f"the engine failed: {text}")
+    if notice.choices is None and not _is_json(data):
+        raise MalformedEventError("the engine's stream is malformed: an event is not JSON")
+
+
+def _is_json(data: bytes) -> bool:
+    try:
+        msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
 
 
 def _note_usage(record: RequestRecord, usage: TokenCounts | None) -> None:

@@ -282,6 +282,11 @@ def is_forgettable(account: Account, now_s: float) -> bool:
     return refilled and not spent and account.parallel == 0
 
 
+def worth(account: Account) -> tuple[bool, bool, float]:
+    """By what accounts are kept where not all can be: what runs, then what has spent, then the last used."""
+    return account.parallel > 0, account.month_usd > 0.0, account.at_s
+
+
 def refresh(account: Account, limits: Limits, now_s: float) -> None:
     """Brings the account to `now_s`: refills buckets, and forgets money of a day or month that is over."""
     if not limits.unlimited:

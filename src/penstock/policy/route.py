@@ -184,19 +184,24 @@ def _warmth(
 
 
 def _taking_part(view: _View) -> Sequence[int]:
-    """Those among which this turn's load decides: each that is warm, and one that is not now and then.
+    """Those among which this turn's load decides: each that has room and is warm, and one that is not now and then.
 
     Of n replicas one of warmth w takes part in w/n of the turns, and no two of them in the same one: what is idle
-    wins whenever it takes part, so that is its share.
+    wins whenever it takes part, so that is its share. Only where nobody has room, those that are full take part.
     """
     count = len(view.replicas)
-    if view.warmth is None:
-        return range(count)
-    turn = view.turn * _GOLDEN % 1.0 * count
-    slot = int(turn)
-    return [
-        i for i, warmth in enumerate(view.warmth) if warmth >= 1.0 or (i == slot and turn - slot < warmth)
-    ]
+    pool: Sequence[int] = range(count)
+    if view.warmth is not None:
+        turn = view.turn * _GOLDEN % 1.0 * count
+        slot = int(turn)
+        pool = [
+            i for i, warmth in enumerate(view.warmth) if warmth >= 1.0 or (i == slot and turn - slot < warmth)
+        ]
+    held, permits = view.in_flight.get, view.concurrency.get
+    room = [i for i, r in enumerate(view.replicas) if held(r.name, 0) < permits(r.name, PERMITS_UNKNOWN)]
+    if len(room) == count or not room:
+        return pool
+    return [i for i in pool if i in room] or room  # rather one that is not warm yet than one that is full
 
 
 def _loads(view: _View) -> list[float]:
@@ -212,19 +217,24 @@ def _least(values: Sequence[float], pool: Sequence[int]) -> Sequence[int]:
     """Those of `pool` that have the least value."""
     if len(pool) == len(values):
         least = min(values)
-        if values.count(least) == 1:
+        count = values.count(least)
+        if count == 1:
             return (values.index(least),)
+        if count == len(values):
+            return pool
     else:
         least = min([values[i] for i in pool])
     return [i for i in pool if values[i] == least]
 
 
 def _longest_waiting(view: _View, pool: Sequence[int]) -> int:
-    last = view.last_turns.get
-    ties = _least([last(replica.name, -1) for replica in view.replicas], pool)
-    if len(ties) == 1:
-        return ties[0]
-    count = len(view.replicas)
+    last, replicas = view.last_turns.get, view.replicas
+    turns = [last(replicas[i].name, -1) for i in pool]
+    first = min(turns)
+    if turns.count(first) == 1:
+        return pool[turns.index(first)]
+    ties = [i for i, turn in zip(pool, turns, strict=True) if turn == first]
+    count = len(replicas)
     return min(ties, key=lambda i: (i - view.turn) % count)
 
 
@@ -305,7 +315,11 @@ def _session(view: _View) -> tuple[int, str]:
     first = index = ranks.index(max(ranks))
     if not suits(first):
         order = sorted(range(len(ranks)), key=ranks.__getitem__, reverse=True)
-        index = next((i for i in order if suits(i)), first)
+        index = next((i for i in order if suits(i)), -1)
+        if index < 0:  # rather one that is cold, or has much, than one that is full
+            index = next((i for i in order if not is_overloaded(i)), -1)
+        if index < 0:
+            index = _least_loaded(view, _taking_part(view))
     home = ranks[first]
     if len(view.ready) > len(view.replicas):
         home = max([_rank(seed, replica.name) for replica in view.ready])

@@ -96,9 +96,9 @@ while entries > 0 do
   local old = ARGV[7] .. digest
   if redis.call('HGET', old, 'm') == member then redis.call('DEL', old) end
 end
-if entries == 0 then redis.call('DEL', total) end
-redis.call('PEXPIRE', index, ARGV[4])
-redis.call('PEXPIRE', total, ARGV[4])
+local last_ms = redis.call('ZRANGE', index, -1, -1, 'WITHSCORES')[2] or now_ms
+redis.call('PEXPIREAT', index, last_ms)
+redis.call('PEXPIREAT', total, last_ms)
 return {1}
 """)
 

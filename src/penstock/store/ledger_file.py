@@ -29,9 +29,9 @@ _COMPANIONS = ("-wal", "-shm")  # https://sqlite.org/wal.html
 class LedgerFile:
     """One SQLite file, which another process may replace at any time.
 
-    Connections are not kept: who closes one to a file that was replaced would take the new file's log with it
-    (https://sqlite.org/howtocorrupt.html, 2.4). So those that write are open only while they are `alone`, and the
-    others may not write.
+    Connections are not kept: one that outlives the moving of its file can damage what comes in its place
+    (https://sqlite.org/howtocorrupt.html, "Unlinking or renaming a database file while in use"). Those that write
+    are open only while they are `alone`, and the others may not write.
 
     Args:
         path: `Home.ledger`.
@@ -106,6 +106,7 @@ class LedgerFile:
         try:
             for older in self._damaged()[: -(DAMAGED_KEPT - 1)]:
                 older.unlink()
+                older.with_name(f"{older.name}-wal").unlink(missing_ok=True)
             self._companion("-shm").unlink(missing_ok=True)
             with suppress(FileNotFoundError):
                 self._companion("-wal").replace(target.with_name(f"{target.name}-wal"))

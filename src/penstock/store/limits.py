@@ -64,7 +64,7 @@ class LocalLimits:
 
     Args:
         clock: seconds since the epoch.
-        accounts_max: from there on the accounts that were unused for longest are forgotten.
+        accounts_max: from there on the accounts that are worth least are forgotten.
     """
 
     def __init__(self, clock: Callable[[], float], *, accounts_max: int = ACCOUNTS_MAX) -> None:
@@ -133,13 +133,13 @@ class LocalLimits:
     def _sweep(self) -> None:
         """Forgets accounts that are as good as fresh; the next sweep is due at twice what is left.
 
-        Where more than half of `accounts_max` are left, those unused for longest go, running ones last.
+        Where more than half of `accounts_max` are left, those worth most are kept.
         """
         now_s = self._clock()
         kept = {name: it for name, it in self._accounts.items() if not budget.is_forgettable(it, now_s)}
         half = self._accounts_max // 2
         if len(kept) > half:
-            by_use = sorted(kept.items(), key=lambda item: (item[1].parallel > 0, item[1].at_s))
-            kept = dict(by_use[len(kept) - half :])
+            by_worth = sorted(kept.items(), key=lambda item: budget.worth(item[1]))
+            kept = dict(by_worth[len(kept) - half :])
         self._accounts = kept
         self._sweep_at = min(max(SWEEP_FROM, 2 * len(kept)), self._accounts_max)

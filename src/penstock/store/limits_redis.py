@@ -175,11 +175,7 @@ class RedisLimits:
                 by_subject.setdefault(subject.id, []).append(reservation)
         for subject_id, reservations in by_subject.items():
             for first in range(0, len(reservations), LEASES_AT_ONCE):
-                leases = [
-                    reservation.lease
-                    for reservation in reservations[first : first + LEASES_AT_ONCE]
-                    if not reservation.ended
-                ]
+                leases = [it.lease for it in reservations[first : first + LEASES_AT_ONCE]]
                 self._link.post(self._command(limits_lua.RENEW, (Subject(subject_id),), leases))
 
     async def close(self) -> None:

@@ -31,16 +31,20 @@ SLOTS = 16_384  # more than the keys and tenants that a home may hold
 PROBES_MAX = 128  # a longer search means that the file is nearly full
 OPEN_TRIES = 20
 
-# A worker holds the lock for microseconds. One that was stopped amid them is passed over after about 50 ms: an
-# update may be lost then, a limit is not.
+# A worker holds the lock for microseconds, longer where the machine gives it no time. Where this many tries in a
+# row, half a second, find that nobody else got it either, its holder was stopped: then it is passed over, for an
+# update may be lost, but no request may hang.
 LOCK_YIELDS = 20
-LOCK_SLEEPS = 50
 LOCK_SLEEP_S = 0.001
+LOCK_STILL_TRIES_MAX = 500
+LOCK_TRIES_MAX = 5000
 
 _HEADER = struct.Struct("=8s4I")  # magic, version, record bytes, slots, workers so far
 _HEADER_BYTES = 64
 _WORKERS = struct.Struct("=I")
 _WORKERS_AT = _HEADER.size - _WORKERS.size
+_TURNS = struct.Struct("=Q")  # how often the lock was taken
+_TURNS_AT = _HEADER.size
 _STATE = struct.Struct("=7d")  # requests, tokens, at_s, day_usd, day_ends_s, month_usd, month_ends_s
 _HEAD = struct.Struct("=16s7d")  # digest of the id, state
 _MINE = struct.Struct("=2d")  # parallel, reserved_usd: one for each worker
@@ -175,31 +179,44 @@ class SharedLimits:
 
     async def _end(self, reservation: Reservation, end: Callable[..., None]) -> None:
         reservation.ended = True
-        subjects, cost = reservation.subjects, reservation.cost
-        await self._lock()
         try:
-            offsets = self._places(subjects)
-            accounts = [self._load(offset) for offset in offsets]
-            end(accounts, subjects, reserved=cost, now_s=self._clock())
-            for offset, account in zip(offsets, accounts, strict=True):
-                self._save(offset, account)
-                self._count(offset, -1, -cost.usd)
-        finally:
-            _unlock(self._fd)
+            await self._lock()
+        finally:  # whoever is cancelled while it waits for the lock has ended all the same
+            try:
+                self._end_locked(reservation, end)
+            finally:
+                _unlock(self._fd)
+
+    def _end_locked(self, reservation: Reservation, end: Callable[..., None]) -> None:
+        subjects, cost = reservation.subjects, reservation.cost
+        offsets = self._places(subjects)
+        accounts = [self._load(offset) for offset in offsets]
+        end(accounts, subjects, reserved=cost, now_s=self._clock())
+        for offset, account in zip(offsets, accounts, strict=True):
+            self._save(offset, account)
+            self._count(offset, -1, -cost.usd)
 
     async def _lock(self) -> None:
         """Takes the lock, or passes over one that nobody gives back; then without waiting until it is free."""
-        waits = 0 if self._lock_is_stuck else LOCK_YIELDS + LOCK_SLEEPS
-        for tried in range(waits + 1):
+        seen, still = self._turns, 0
+        for tried in range(LOCK_TRIES_MAX):
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                if tried < waits:
-                    await sleep(0 if tried < LOCK_YIELDS else LOCK_SLEEP_S)
+                seen, still = self._turns, still + 1 if self._turns == seen else 0
+                if self._lock_is_stuck or still > LOCK_STILL_TRIES_MAX:
+                    break
+                await sleep(0 if tried < LOCK_YIELDS else LOCK_SLEEP_S)
             else:
                 self._lock_is_stuck = False
+                _TURNS.pack_into(self._map, _TURNS_AT, (self._turns + 1) % 2**64)
                 return
         self._lock_is_stuck = True
+
+    @property
+    def _turns(self) -> int:
+        turns: int = _TURNS.unpack_from(self._map, _TURNS_AT)[0]
+        return turns
 
     def _move_in(self, path: Path) -> None:
         if not _take_number(self._fd, self._worker):
@@ -261,17 +278,17 @@ class SharedLimits:
         return offset
 
     def _thin_out(self) -> None:
-        """Forgets accounts that are as good as fresh, then those unused for longest, to half of the slots."""
+        """Forgets accounts that are as good as fresh, then those worth least, to half of the slots."""
         now_s = self._clock()
         kept = [
-            (account.parallel > 0, account.at_s, self._map[offset : offset + _RECORD_BYTES])
+            (budget.worth(account), self._map[offset : offset + _RECORD_BYTES])
             for offset in _OFFSETS
             if self._map[offset : offset + len(_NOBODY)] != _NOBODY
             and not budget.is_forgettable(account := self._load(offset), now_s)
         ]
-        kept.sort(key=lambda entry: entry[:2])
+        kept.sort()
         self._map[_HEADER_BYTES:] = bytes(_FILE_BYTES - _HEADER_BYTES)
-        for *_, record in kept[-SLOTS // 2 :]:
+        for _, record in kept[-SLOTS // 2 :]:
             offset, _known = self._find(record[: len(_NOBODY)])
             if offset:
                 self._map[offset : offset + _RECORD_BYTES] = record

@@ -1,13 +1,14 @@
 """`RedisLink`: scripts in a Redis that may be slow or away, without ever holding up who asks.
 
 What is asked at the same time goes out together on one connection, in order. No call waits longer than
-`timeout_s`; after the first failure none waits at all, until Redis has answered a probe in the background. What
-nobody waits for is kept until then.
+`timeout_s`, and after the first that waited in vain none waits at all until Redis has answered: what was sent, if
+it was only late, or else a probe in the background. What nobody waits for is kept until then.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -23,6 +24,7 @@ from redis.exceptions import NoScriptError, RedisError
 CONNECTIONS_MAX = 4
 COMMANDS_AT_ONCE = 128  # Redis answers nobody else while it runs a script
 KEPT_MAX = 10_000
+PATIENCE = 4  # times the time limit of a call: a busy gateway reads late what came in time
 CONNECT_TIMEOUT_S = 2.0  # of the background: name, socket, TLS and password
 RETRY_FIRST_S = 0.1
 RETRY_MAX_S = 5.0
@@ -105,6 +107,7 @@ class RedisLink:
         self._line: deque[_Entry] = deque()
         self._sender: asyncio.Task[None] | None = None
         self._healer: asyncio.Task[None] | None = None
+        self._is_late = False
         self.up = True
 
     async def start(self) -> None:
@@ -120,7 +123,7 @@ class RedisLink:
         Raises:
             AwayError: Redis does not answer now.
         """
-        if False:
+        if not self.up or self._is_late:
             raise AwayError
         loop = asyncio.get_running_loop()
         entry = _Entry(command, loop.time(), loop.create_future())
@@ -156,42 +159,56 @@ class RedisLink:
         """Sends batch after batch until nobody is in line, or one fails."""
         try:
             while self._line:
-                await self._send_batch(self._timeout_s)
+                await self._send_batch(PATIENCE * self._timeout_s)
         except _FAILURES as error:
             self._fall(error)
         finally:
             self._sender = None
 
-    async def _send_batch(self, timeout_s: float) -> None:
-        """Sends the first in line; each call among them ends `timeout_s` after it was asked at the latest.
+    async def _send_batch(self, patience_s: float) -> None:
+        """Sends the first in line; who has waited for `timeout_s` goes on without the answer.
 
         Raises:
             OSError | RedisError | TimeoutError: they were lost, and what has to be repaired is in line again.
         """
         batch = [self._line.popleft() for _ in range(min(COMMANDS_AT_ONCE, len(self._line)))]
-        asked_s = min((entry.asked_s for entry in batch if entry.reply), default=None)
-        until_s = (asyncio.get_running_loop().time() if asked_s is None else asked_s) + timeout_s
+        asked_s = min((entry.asked_s for entry in batch if entry.reply), default=math.inf)
+        loop = asyncio.get_running_loop()
+        timer = loop.call_at(asked_s + self._timeout_s, self._refuse, batch) if asked_s < math.inf else None
         try:
-            async with asyncio.timeout_at(until_s):
+            async with asyncio.timeout(patience_s):
                 replies = await self._run([entry.command for entry in batch])
         except BaseException:
-            self._doubt(batch)
+            self._refuse(batch)
+            self._repair(batch)
             raise
+        finally:
+            self._is_late = False
+            if timer is not None:
+                timer.cancel()
         for entry, reply in zip(batch, replies, strict=True):
-            if entry.reply is not None and not entry.reply.cancelled():
+            if entry.reply is None:
+                continue
+            if not entry.reply.done():
                 entry.reply.set_result(reply)
-            elif entry.reply is not None and entry.command.repair:
+            elif entry.command.repair is not None:  # who asked went on without the answer
                 self.post(entry.command.repair)
 
-    def _doubt(self, batch: Sequence[_Entry]) -> None:
-        """Ends the calls of a batch of which nobody knows how far it came, and puts its repairs in line."""
-        now_s = asyncio.get_running_loop().time()
-        for entry in reversed(batch):
+    def _refuse(self, batch: Sequence[_Entry] = ()) -> None:
+        """Ends the calls of the batch, and those in line, which are not sent; nobody waits from now on."""
+        self._is_late = True
+        for entry in (*batch, *self._line):
             if entry.reply is not None and not entry.reply.done():
                 entry.reply.set_exception(AwayError())
-            repair = entry.command.in_doubt
-            if repair is not None and len(self._line) < KEPT_MAX:
-                self._line.appendleft(_Entry(repair, now_s))
+        self._line = deque(entry for entry in self._line if entry.reply is None)
+
+    def _repair(self, batch: Sequence[_Entry]) -> None:
+        """Puts in line what has to be run after a batch of which nobody knows how far it came."""
+        now_s = asyncio.get_running_loop().time()
+        for entry in reversed(batch):
+            command = entry.command.in_doubt
+            if command is not None and len(self._line) < KEPT_MAX:
+                self._line.appendleft(_Entry(command, now_s))
 
     async def _run(self, commands: Sequence[Command]) -> list[list[Any]]:
         replies = await self._evaluate(commands)
@@ -234,15 +251,9 @@ class RedisLink:
         if not self.up:
             return
         self.up = False
-        kept: deque[_Entry] = deque()
-        for entry in self._line:
-            if entry.reply is None:
-                kept.append(entry)
-            elif not entry.reply.done():
-                entry.reply.set_exception(AwayError())
-        self._line = kept
+        self._refuse()
         self._healer = asyncio.get_running_loop().create_task(self._heal())
-        self._on_state(False, _why(error, self._timeout_s))
+        self._on_state(False, _why(error, PATIENCE * self._timeout_s))
 
     async def _heal(self) -> None:
         wait_s = RETRY_FIRST_S
@@ -254,6 +265,7 @@ class RedisLink:
                 while self._line:
                     await self._send_batch(CONNECT_TIMEOUT_S)
                 self.up = True
+        self._is_late = False
         self._healer = None
         self._on_state(True, "")
 

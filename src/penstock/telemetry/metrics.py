@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from itertools import accumulate
 from operator import attrgetter
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -55,6 +56,14 @@ class Metrics:
         self.registry.register(_FleetCollector(fleet))
         ProcessCollector(registry=self.registry)
 
+    def gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
+        """Shows one more number, asked for when it is wanted."""
+        Gauge(name, text, registry=self.registry).set_function(value)
+
+    def lines(self, lines: Callable[[], Mapping[str, LineFigures]]) -> None:
+        """Shows the lines before the models."""
+        self.registry.register(_LineCollector(lines))
+
     def observe(self, record: RequestRecord) -> None:
         """Counts one request."""
         self._requests.observe(record)
@@ -62,6 +71,22 @@ class Metrics:
     def exposition(self) -> bytes:
         """The text for Prometheus."""
         return generate_latest(self.registry)
+
+
+class LineFigures(Protocol):
+    """What is shown of a line."""
+
+    @property
+    def by_class(self) -> Mapping[str, int]:
+        """Waiting requests of each class."""
+
+    @property
+    def permits_out(self) -> int:
+        """Permits that are held."""
+
+    @property
+    def capacity(self) -> int:
+        """Permits there are."""
 
 
 class _Times:
@@ -86,15 +111,23 @@ class _Times:
 class _OfModel:
     """What is counted of one model."""
 
-    __slots__ = ("completion_tokens", "duration", "overhead", "prompt_tokens", "tpot", "ttft")
+    __slots__ = (
+        *("completion_tokens", "continuations", "cost_usd", "duration", "hedges", "overhead"),
+        *("prompt_tokens", "queue", "replays", "tpot", "ttft"),
+    )
 
     def __init__(self) -> None:
         self.duration = _Times(LATENCY_S)
+        self.queue = _Times(LATENCY_S)
         self.ttft = _Times(LATENCY_S)
         self.tpot = _Times(LATENCY_S)
         self.overhead = _Times(OVERHEAD_S)
         self.prompt_tokens = 0
         self.completion_tokens = 0
+        self.continuations = 0
+        self.hedges = 0
+        self.replays = 0
+        self.cost_usd = 0.0
 
 
 class _RequestCollector(Collector):
@@ -103,6 +136,7 @@ class _RequestCollector(Collector):
     def __init__(self) -> None:
         self._endings: dict[tuple[str, str, str, str, str], int] = {}
         self._retries: dict[tuple[str, str], int] = {}
+        self._errors: dict[tuple[str, str], int] = {}
         self._models: dict[str, _OfModel] = {}
 
     def observe(self, record: RequestRecord) -> None:
@@ -118,6 +152,13 @@ class _RequestCollector(Collector):
         usage = record.usage
         of_model.prompt_tokens += usage.prompt_tokens or 0
         of_model.completion_tokens += usage.completion_tokens or 0
+        of_model.cost_usd += record.cost_usd
+        of_model.continuations += record.continuations
+        of_model.hedges += record.hedged
+        of_model.replays += record.replayed
+        if record.error_code:
+            error = (model, record.error_code)
+            self._errors[error] = self._errors.get(error, 0) + 1
         for attempt in record.attempts[:-1]:
             retry = (model, attempt.failure)
             self._retries[retry] = self._retries.get(retry, 0) + 1
@@ -136,7 +177,19 @@ class _RequestCollector(Collector):
         for model, of_model in self._models.items():
             tokens.add_metric((model, "prompt"), of_model.prompt_tokens)
             tokens.add_metric((model, "completion"), of_model.completion_tokens)
-        yield from (requests, tokens, retries, *self._times())
+        errors = CounterMetricFamily(
+            "penstock_errors", "Requests that ended with an error, by its code.", labels=("model", "code")
+        )
+        for error, count in self._errors.items():
+            errors.add_metric(error, count)
+        yield from (requests, errors, tokens, retries, *self._counts(), *self._times())
+
+    def _counts(self) -> Iterable[Metric]:
+        for name, text, count_of in _COUNTERS:
+            family = CounterMetricFamily(name, text, labels=("model",))
+            for model, of_model in self._models.items():
+                family.add_metric((model,), count_of(of_model))
+            yield family
 
     def _times(self) -> Iterable[Metric]:
         for name, text, times_of in _HISTOGRAMS:
@@ -151,22 +204,50 @@ def _observe_times(of_model: _OfModel, record: RequestRecord) -> None:
         of_model.duration.observe(duration_s)
     if (ttft_s := record.ttft_s) is not None:
         of_model.ttft.observe(ttft_s)
+    if (queue_s := record.queue_s) is not None:
+        of_model.queue.observe(queue_s)
     if (tpot_s := record.tpot_s) is not None:
         of_model.tpot.observe(tpot_s)
     if (overhead_s := record.overhead_s) is not None:
         of_model.overhead.observe(overhead_s)
 
 
+_COUNTERS: tuple[tuple[str, str, Callable[[_OfModel], float]], ...] = (
+    ("penstock_cost_usd", "Cost at the configured prices.", attrgetter("cost_usd")),
+    ("penstock_continuations", "Answers that another replica went on with.", attrgetter("continuations")),
+    ("penstock_hedges", "Requests for which a second attempt raced the first.", attrgetter("hedges")),
+    ("penstock_replays", "Requests answered by an answer made before.", attrgetter("replays")),
+)
+
 _HISTOGRAMS: tuple[tuple[str, str, Callable[[_OfModel], _Times]], ...] = (
     ("penstock_request_duration_seconds", "Whole requests.", attrgetter("duration")),
+    ("penstock_queue_wait_seconds", "Waits in line for a permit.", attrgetter("queue")),
     ("penstock_ttft_seconds", "Arrival to the first token sent.", attrgetter("ttft")),
     ("penstock_tpot_seconds", "Time per token after the first one.", attrgetter("tpot")),
     (
         "penstock_gateway_overhead_seconds",
-        "Arrival of a request to the start of its first attempt.",
+        "Arrival of a request to the start of its first attempt, without its wait in line.",
         attrgetter("overhead"),
     ),
 )
+
+
+class _LineCollector(Collector):
+    """Who waits, and how many permits are out."""
+
+    def __init__(self, lines: Callable[[], Mapping[str, LineFigures]]) -> None:
+        self._lines = lines
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        waiting = GaugeMetricFamily("penstock_queue_length", "Waiting requests.", labels=("model", "class"))
+        out = GaugeMetricFamily("penstock_permits_out", "Permits that are held.", labels=("model",))
+        capacity = GaugeMetricFamily("penstock_permits", "Permits there are.", labels=("model",))
+        for model, line in self._lines().items():
+            for priority, length in line.by_class.items():
+                waiting.add_metric((model, priority), length)
+            out.add_metric((model,), line.permits_out)
+            capacity.add_metric((model,), line.capacity)
+        yield from (waiting, out, capacity)
 
 
 class _FleetCollector(Collector):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 # vLLM's page is 50 kB; what stands behind this is not read.
 BODY_BYTES_MAX = 1024 * 1024
-LINE_BYTES_MAX = 4096
+LINE_BYTES_MAX = 1024
 # Engines that run data-parallel in one process have one sample each.
 SAMPLES_MAX = 256
 # No engine runs more requests than this.

@@ -1,0 +1,43 @@
+"""`Call`: one accepted request on its way to an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from penstock.core.config import ModelConfig, Timeouts
+from penstock.core.record import RequestRecord
+from penstock.engines.exchange import Headers
+from penstock.gateway.relay import Rewrite
+from penstock.gateway.responder import Responder
+from penstock.gateway.tenants import Caller
+from penstock.wire.openai import InferenceRequest
+
+
+@dataclass(slots=True)
+class Call:
+    """What is asked, of which model, and where the answer goes.
+
+    Args:
+        timeouts: of each phase, in seconds.
+        deadline_s: when all of it must be over, on the clock of the record.
+        before_end: called before the client sees the end of its whole answer; may raise PenstockError.
+        reply_headers: to add to those of the reply.
+        tried: names of the replicas that were asked.
+    """
+
+    route: str
+    request: InferenceRequest
+    model: ModelConfig
+    caller: Caller
+    headers: Headers
+    session: str
+    responder: Responder
+    record: RequestRecord
+    timeouts: Timeouts
+    deadline_s: float
+    before_end: Callable[[], None] = field(default=lambda: None)
+    reply_headers: Headers = field(default_factory=list)
+    rewrite_reply: Rewrite | None = None
+    rewrite_event: Rewrite | None = None
+    tried: set[str] = field(default_factory=set)

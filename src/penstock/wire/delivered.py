@@ -1,0 +1,250 @@
+"""What a client has of a streamed answer, remembered so cheaply that every stream can be remembered.
+
+The relay appends what it writes to `raw`, which costs next to nothing. Once there is enough of it `compact` makes
+text of it: events of one stream differ in their text alone, so that cutting at what is between
+two texts leaves the texts. Whatever is not that regular is parsed, event by event.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from penstock.wire.sse import event_data, split_events
+
+# Reads that wait to be made into text, one event each as a rule: some 5 KB. Fewer would cost more for each.
+RAW_READS_MAX = 20
+# One this large is made into text at once.
+READ_BYTES_MAX = 1024
+# An answer larger than this is not remembered: no engine's context holds it.
+TEXT_BYTES_MAX = 1024 * 1024
+# Of so many times that text was made, the texts of single events are kept apart, in order to count the tokens of an
+# answer's last words.
+RECENT_MAX = 4
+
+_NULL = msgspec.Raw(b"null")
+_NOTHING = frozenset({b'""', b"null", b"[]"})
+_TEXT = re.compile(rb'"(?:content|text)"\s*:\s*"((?:[^"\\]|\\.)*)"')
+_STRING: msgspec.json.Decoder[str] = msgspec.json.Decoder(str)
+
+
+class _Delta(msgspec.Struct):
+    role: str | None = None
+    content: str | None = None
+    tool_calls: msgspec.Raw = _NULL
+    function_call: msgspec.Raw = _NULL
+    reasoning_content: msgspec.Raw = _NULL
+    reasoning: msgspec.Raw = _NULL
+    refusal: msgspec.Raw = _NULL
+    audio: msgspec.Raw = _NULL
+
+    @property
+    def obstacle(self) -> str:
+        """A member that holds something other than text; empty where none does."""
+        names = ("tool_calls", "function_call", "reasoning_content", "reasoning", "refusal", "audio")
+        return next((name for name in names if bytes(getattr(self, name)) not in _NOTHING), "")
+
+
+class _Choice(msgspec.Struct):
+    index: int = 0
+    delta: _Delta | None = None
+    text: str | None = None
+    logprobs: msgspec.Raw = _NULL
+    finish_reason: str | None = None
+
+
+class Chunk(msgspec.Struct):
+    """One event of a streamed completion."""
+
+    id: str | None = None
+    created: Any = None
+    choices: list[_Choice] = []
+    usage: msgspec.Raw = _NULL
+
+    @property
+    def text(self) -> str:
+        """What the model wrote."""
+        return "".join(
+            (choice.delta.content if choice.delta else choice.text) or "" for choice in self.choices
+        )
+
+    @property
+    def role(self) -> bool:
+        """Whether it says who speaks."""
+        return any(choice.delta is not None and choice.delta.role is not None for choice in self.choices)
+
+    @property
+    def finish_reason(self) -> str | None:
+        """How the answer ended, where it did."""
+        return next((choice.finish_reason for choice in self.choices if choice.finish_reason), None)
+
+    @property
+    def obstacle(self) -> str:
+        """What it holds that is not the text of one answer; empty where it is only that."""
+        for choice in self.choices:
+            if choice.index:
+                return "several choices"
+            if bytes(choice.logprobs) not in _NOTHING:
+                return "logprobs"
+            if choice.delta is not None and choice.delta.obstacle:
+                return choice.delta.obstacle
+        return ""
+
+
+_CHUNK: msgspec.json.Decoder[Chunk] = msgspec.json.Decoder(Chunk)
+
+
+def read_chunk(data: bytes) -> Chunk | None:
+    """The chunk in the data of an event; None where it is none."""
+    try:
+        return _CHUNK.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was delivered.
+
+    Args:
+        text: all that the model wrote.
+        tokens: of it, counted by events, and by words where one event brings several.
+        recent: the texts of the last events, together an end of `text`.
+        id: of the stream's chunks, None where they have none; as is `created`.
+        role: the chunk that says who speaks was among it.
+        finish_reason: how the answer ended, where the client knows.
+        obstacle: what was delivered besides text; empty where nothing was.
+    """
+
+    text: str
+    tokens: int
+    recent: tuple[str, ...]
+    id: str | None
+    created: Any
+    role: bool
+    finish_reason: str | None
+    obstacle: str
+
+
+class Delivered:
+    """Remembers what was delivered of one answer; `raw` takes whole events, and `compact` makes room in it.
+
+    It is to be called once `raw` holds more than `RAW_READS_MAX` pieces, or one of more than `READ_BYTES_MAX` bytes.
+    """
+
+    __slots__ = (
+        "_created",
+        "_finish",
+        "_frame",
+        "_id",
+        "_recent",
+        "_role",
+        "_text",
+        "_tokens",
+        "obstacle",
+        "raw",
+    )
+
+    def __init__(self) -> None:
+        self.raw: list[bytes] = []
+        self.obstacle = ""
+        self._text = bytearray()  # the inside of a JSON string
+        self._recent: deque[bytes] = deque(maxlen=RECENT_MAX)  # each event's by a line feed, which JSON has none of
+        self._tokens = 0
+        self._frame: tuple[bytes, bytes, bytes] | None = None  # what is before, behind and between two texts
+        self._id: str | None = None
+        self._created: Any = None
+        self._role = False
+        self._finish: str | None = None
+
+    def compact(self) -> None:
+        """Makes text of the events in `raw`; `obstacle` then says what else there was."""
+        if not self.raw:
+            return
+        raw = b"".join(self.raw)
+        self.raw.clear()
+        text = None
+        if self._frame is not None:
+            before, behind, between = self._frame
+            if raw.startswith(before) and raw.endswith(behind) and len(raw) >= len(between):
+                texts = raw[len(before) : -len(behind)].split(between)
+                text = _text(texts)
+                if b"" in texts:
+                    texts = [one for one in texts if one]
+        if text is None:
+            texts = self._parsed(raw)
+            text = b"".join(texts)
+        spaces = text.count(b" ")
+        self._tokens += len(texts) if spaces <= len(texts) else _words(texts)
+        self._text += text
+        self._recent.append(b"\n".join(texts))
+        if len(self._text) > TEXT_BYTES_MAX:
+            self.obstacle = "its length"
+
+    def answer(self) -> Answer:
+        """All that was delivered until now."""
+        self.compact()
+        return Answer(
+            text=json.loads(b'"%b"' % bytes(self._text)),
+            tokens=self._tokens,
+            recent=tuple(json.loads(b'"%b"' % text) for text in b"\n".join(self._recent).split(b"\n") if text),
+            id=self._id,
+            created=self._created,
+            role=self._role,
+            finish_reason=self._finish,
+            obstacle=self.obstacle,
+        )
+
+    def _parsed(self, raw: bytes) -> list[bytes]:
+        texts = []
+        for event in split_events(raw):
+            data = event_data(event)
+            if not data or data == b"[DONE]":
+                continue
+            chunk = read_chunk(data)
+            if chunk is None:
+                self.obstacle = self.obstacle or "an event that is no chunk"
+                continue
+            self._note(chunk)
+            if chunk.text:
+                texts.append(msgspec.json.encode(chunk.text)[1:-1])
+                self._frame = _frame(event) if not (chunk.role or chunk.finish_reason) else None
+        return texts
+
+    def _note(self, chunk: Chunk) -> None:
+        if self._id is None:
+            self._id = chunk.id
+        if self._created is None:
+            self._created = chunk.created
+        self._role = self._role or chunk.role
+        self._finish = self._finish or chunk.finish_reason
+        self.obstacle = self.obstacle or chunk.obstacle
+
+
+def _frame(event: bytes) -> tuple[bytes, bytes, bytes] | None:
+    """What is before and behind the text of `event`, and between it and the next one's."""
+    found = _TEXT.search(event)
+    if found is None:
+        return None
+    before, behind = event[: found.start(1)], event[found.end(1) :]
+    return before, behind, behind + before
+
+
+def _text(texts: list[bytes]) -> bytes | None:
+    """These texts joined; None where one of them is more than text."""
+    text = b"".join(texts)
+    try:
+        _STRING.decode(b'"%b"' % text)  # a quote, and so any other member, is an error in it
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    return text
+
+
+def _words(texts: list[bytes]) -> int:
+    """The tokens of events that bring several words each: as many as those, at least."""
+    return sum(len(text.split()) or 1 for text in texts)
