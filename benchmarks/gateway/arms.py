@@ -20,6 +20,8 @@ from benchmarks.gateway.peers import AbsentError, Package
 from benchmarks.gateway.plan import ONE_WORKER, TWO_WORKERS
 
 SYSTEM_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"))
+# More than any load has streams: nobody but the proxy itself holds a request back.
+CONCURRENCY = 8_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,7 @@ daemon off; {user}
 worker_processes 1;
 pid {place.folder}/nginx.pid;
 error_log {place.folder}/error.log;
-events {{ worker_connections 8192; }}
+events {{ worker_connections {2 * CONCURRENCY}; }}
 http {{
     access_log off;
 {folders}
@@ -138,7 +140,7 @@ def haproxy(place: Place) -> Launch:
     config = place.folder / "haproxy.cfg"
     text = f"""
 global
-    maxconn 8000
+    maxconn {CONCURRENCY}
     nbthread 1
 defaults
     mode http
@@ -220,7 +222,10 @@ general_settings:
 
 
 def _penstock(workers: int) -> Callable[[Place], Launch]:
-    """Penstock's gateway with everything that is on by default, its log in a file."""
+    """Penstock's gateway with everything that is on by default, its log in a file.
+
+    `concurrency` says what this backend is: an engine that runs as many streams as it is sent.
+    """
 
     def launch(place: Place) -> Launch:
         config = place.folder / "penstock.toml"
@@ -233,6 +238,7 @@ admin = "127.0.0.1:{place.spare_port}"
 name = "bench"
 engine = "remote"
 source = "http://127.0.0.1:{place.backend}"
+concurrency = {CONCURRENCY}
 """
         kept = {name: value for name, value in os.environ.items() if name.startswith("PYTHON")}
         home = str(place.folder / "home")

@@ -42,6 +42,15 @@ class Measure:
             found = [start for start in results.starts if start.arm == arm]
         return [value for value in map(self.take, found) if value is not None]
 
+    def beaten_by(self, results: Results, ours: str, arms: Sequence[str]) -> list[str]:
+        """Those of `arms` whose median is visibly below that of `ours`, the best first, each with its number."""
+        own = self.median(results, ours)
+        known = [(value, arm) for arm in arms if (value := self.median(results, arm)) is not None]
+        if own is None:
+            return []
+        texts = [(self.form.format(value), arm) for value, arm in sorted(known) if value < own]
+        return [f"{arm} {text}" for text, arm in texts if text != self.form.format(own)]
+
     def median(self, results: Results, arm: str) -> float | None:
         """Over the rounds; None where nothing counts."""
         values = self.values(results, arm)

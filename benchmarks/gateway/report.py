@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from benchmarks.gateway import replies
 from benchmarks.gateway.arms import ARMS, OURS
 from benchmarks.gateway.bars import Verdict, verdicts
 from benchmarks.gateway.measures import (
     COSTS,
+    GAP_P50,
+    GAP_P99,
     OPEN_PEAK,
     PAIR_EVENT,
-    PROMPT,
     STREAM_KB,
     THROTTLED_PER_S,
     TIMES,
@@ -26,14 +28,16 @@ from benchmarks.gateway.measures import (
 from benchmarks.gateway.plan import ONE_WORKER, TWO_WORKERS
 from benchmarks.gateway.sitting import BUSY_MAX, SHARE_USED_MIN, Results
 
+GAPS = (GAP_P50, GAP_P99)
 NOTES = """
-Medians of {rounds} rounds (least and most), the arms in turn within each round. One worker each, but for
+Medians over rounds: {rounds} (least and most), the arms in turn within each round. One worker each, but for
 `{two_workers}`. The client and the backend have processes of their own, which are not counted.
 
 - **CPU** is user + system of the arm's whole process tree over the run, with what setting up connections and
   requests costs, divided by the tokens streamed or by the requests.
 - **TTFT** ends at the first token's text. **Transit** is from the backend's write of a token to the client's read of
-  it, by stamps in the tokens; **gap** is between two tokens of one stream as the client reads them (sent every 20 ms).
+  it, by stamps in the tokens; **gap** is between two tokens of one stream as the client reads them. They are sent every
+  20 ms: a gap p50 far below that means that they came late and in bunches.
 - **Percentiles are never subtracted**: the difference of two p99s is the p99 of nothing. `direct`, the client's run
   against the backend itself, stands beside each number, and a bar for added time compares the two.
 - **Memory** is resident; pages that processes share count for each. An open stream's is the growth from idle to the
@@ -88,7 +92,7 @@ def as_markdown(results: Results, command: str, plot: str = "") -> str:
     )
     parts = [
         "# Penstock's gateway and its peers, side by side",
-        f"{machine()}. `{command}` took {results.took_s / 60:.0f} min {results.took_s % 60:.0f} s.",
+        f"{machine()}. `{command}` took {_minutes(results.took_s)}.",
         _versions(results),
         f"![CPU and memory of each]({plot})" if plot else "",
         "## What it costs",
@@ -107,6 +111,11 @@ def as_markdown(results: Results, command: str, plot: str = "") -> str:
         notes,
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _minutes(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s"
 
 
 def _versions(results: Results) -> str:
@@ -159,21 +168,20 @@ def _losses(results: Results, arms: Sequence[str]) -> list[str]:
     """The rows in which a peer is better; nobody needs to look for them."""
     rows = []
     for measure in (*COSTS, *TIMES):
-        ours = measure.median(results, ONE_WORKER)
-        if ours is None:
-            continue
-        shown = measure.form.format(ours)
-        theirs = {arm: measure.median(results, arm) for arm in arms if arm not in OURS}
-        others = [(arm, measure.form.format(value)) for arm, value in _rising(theirs) if value < ours]
-        better = [f"{arm} {text}" for arm, text in others if text != shown]
+        peers = [
+            arm for arm in arms if arm not in OURS and (measure not in GAPS or _keeps_pace(results, arm))
+        ]
+        better = measure.beaten_by(results, ONE_WORKER, peers) if measure is not GAP_P50 else []
         if better:
-            rows.append((measure.name(results.plan), shown, ", ".join(better)))
+            ours = measure.form.format(measure.median(results, ONE_WORKER))
+            rows.append((measure.name(results.plan), ours, ", ".join(better)))
     return ["## Rows that Penstock loses", _lined(("", ONE_WORKER, "better"), rows)] if rows else []
 
 
-def _rising(values: dict[str, float | None]) -> list[tuple[str, float]]:
-    known = [(arm, value) for arm, value in values.items() if value is not None]
-    return sorted(known, key=lambda item: item[1])
+def _keeps_pace(results: Results, arm: str) -> bool:
+    """Whether its tokens do not come late and in bunches, which makes gaps short."""
+    gap_ms = GAP_P50.median(results, arm)
+    return gap_ms is not None and gap_ms > replies.INTERVAL_S * 1e3 / 2
 
 
 def _limits(results: Results) -> str:
@@ -187,7 +195,8 @@ def _limits(results: Results) -> str:
             unit = "events/s" if step.load.tokens else "requests/s"
             alone = f"{sum(direct) / len(direct):,.0f} {unit}" if direct else ""
             load = f"{step.key}: {step.load.connections:,} connections"
-            load += f", {PROMPT.title.rpartition(', ')[2]}" if step is results.plan.step("prompt") else ""
+            if step.load.prompt_bytes:
+                load += f", prompts of {step.load.prompt_bytes / 1e3:,.0f} KB"
             rows.append((load, *(f"{share:.0%}" for share in busy), alone))
     return _lined(("load", "client busy, at most", "backend busy, at most", "direct"), rows)
 

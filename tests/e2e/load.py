@@ -21,7 +21,7 @@ from tests.e2e.processes import PATIENCE_S
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 EMBEDDINGS = "/v1/embeddings"
-RECONNECT_EVERY_S = 0.02
+RECONNECT_EVERY_S = 0.05
 
 
 class End(StrEnum):

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -21,8 +23,10 @@ from penstock.store.home import Home
 from penstock.store.keys import KeyStore, KeyTerms
 from tests.e2e.accounts import Rows, agree, disagreements, ledger, leftovers, reached, settled
 from tests.e2e.load import Background, End, Seen, Target
-from tests.e2e.processes import Gateway, gateway, ready_gateway, remote, sim_engine, wait_until
+from tests.e2e.processes import PATIENCE_S, Gateway, gateway, ready_gateway, remote, sim_engine, wait_until
 from tests.e2e.questions import Mix, Question, questions
+from tests.e2e.scripted import begin_stream, say, scripted_engine, token
+from tests.e2e.test_streams import chat, open_stream, read_until
 
 KILLS = int(os.environ.get("PENSTOCK_KILLS", "10"))
 SEED = int(os.environ.get("PENSTOCK_CHAOS_SEED", "0")) or time.time_ns() % 2**32
@@ -34,6 +38,8 @@ timeouts = { connect = "1s", first_token = "4s", stall = "4s", total = "10s", qu
 price = { prompt_usd_per_million = 3, completion_usd_per_million = 15 }
 """
 TENANT = '[[tenants]]\nname = "payer"\nbudget = { per_day_usd = 1000 }\nparallel_requests = 1000\n'
+
+USAGE = '{"prompt_tokens":5,"completion_tokens":2}'
 
 pytestmark = pytest.mark.timeout(90 + KILLS * 6)
 
@@ -115,7 +121,7 @@ def test_a_killed_gateway_has_every_request_in_the_ledger_once(
             running = running or load(random, found, known, target)
             if random.random() < 0.8:  # else it is killed while it only begins
                 served(running, random.randint(1, 40))
-            if number % 3 == 1:
+            if number % 3 == 1:  # the gateway dies while its streams look for another engine
                 engines.kill(random.randrange(2))
                 more(running, random.randint(0, 10))
             front.stop(signal.SIGKILL)
@@ -134,19 +140,39 @@ def test_a_killed_gateway_has_every_request_in_the_ledger_once(
     assert sum(row["outcome"] == "interrupted" for row in cut) >= 0.8 * len(cut)
 
 
+def test_who_has_read_the_end_is_in_the_ledger_whatever_happens_to_the_gateway_then(folder: Path) -> None:
+    hold = threading.Event()
+
+    def script(sock: socket.socket, _: int) -> None:
+        begin_stream(sock)
+        say(sock, token("one") + token("two", USAGE) + b"data: [DONE]\n\n")
+        hold.wait(PATIENCE_S)  # for the gateway, this stream is not yet over
+
+    with scripted_engine(script) as engine:
+        with ready_gateway(folder, remote("m", engine)) as front:
+            with open_stream(front, chat()) as sock:
+                read_until(sock, b"[DONE]")
+                front.stop(signal.SIGKILL)
+            hold.set()
+        with ready_gateway(folder, remote("m", engine)) as front:
+            (row,) = (row for rows in ledger(front).values() for row in rows)
+
+    assert (row["outcome"], row["completion_tokens"], row["usage_source"]) == ("complete", 2, "engine")
+
+
 def test_a_killed_worker_has_every_request_in_the_ledger_once(
     folder: Path, engines: Engines, found: list[Question]
 ) -> None:
-    random = Random(SEED)
+    random, kills = Random(SEED), max(3, KILLS // 3)
     known = secret(folder)
     with ready_gateway(folder, config(engines), PENSTOCK_GATEWAY__WORKERS="2") as front:
-        wait_until(lambda: len(workers(front)) == 2, "both workers")
+        wait_until(lambda: both_listen(front), "both workers")
         running = load(random, found, known, Target(front.port))
-        for _ in range(max(3, KILLS // 3)):
+        for _ in range(kills):
             served(running, random.randint(1, 60))
             victim = random.choice(workers(front))
-            os.kill(victim, signal.SIGKILL)
-            wait_until(lambda victim=victim: replaced(front, victim), "another worker")  # type: ignore[misc]
+            victim.kill()
+            wait_until(lambda: both_listen(front), "another worker in its place")
         served(running, 40)
         seen = running.stop()
         view = settled(lambda: front.admin("/admin/overview").json())
@@ -154,6 +180,8 @@ def test_a_killed_worker_has_every_request_in_the_ledger_once(
 
     check(seen, rows, at_engines, view)
     assert any(one.end is End.CUT for one in seen)
+    # the other one takes new connections meanwhile; those that waited for the killed one are lost with it
+    assert sum(one.end is End.UNREACHED for one in seen) <= kills * CLIENTS
 
 
 def check(seen: list[Seen], rows: Rows, at_engines: set[str], view: dict[str, object]) -> None:
@@ -172,10 +200,17 @@ def spent(view: dict[str, object]) -> float:
     return next(float(one["day_usd"]) for one in limits if one["subject_id"] == "tenant:payer")
 
 
-def workers(front: Gateway) -> list[int]:
-    return [child.pid for child in psutil.Process(front.process.pid).children()]
+def workers(front: Gateway) -> list[psutil.Process]:
+    return psutil.Process(front.process.pid).children()
 
 
-def replaced(front: Gateway, victim: int) -> bool:
-    now = workers(front)
-    return victim not in now and len(now) == 2
+def both_listen(front: Gateway) -> bool:
+    return sum(listens(worker, front.port) for worker in workers(front)) == 2
+
+
+def listens(process: psutil.Process, port: int) -> bool:
+    try:
+        found = process.net_connections("tcp")
+    except psutil.Error:  # it has just ended
+        return False
+    return any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in found)

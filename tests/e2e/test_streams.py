@@ -166,8 +166,11 @@ def test_a_5xx_that_stays_is_passed_on_as_the_engines_fault(front: Gateway) -> N
 
 
 @pytest.mark.parametrize("fault", ["reset_after_tokens=3", "abort=3"])
-def test_a_stream_that_breaks_ends_with_one_error_event_and_no_done(front: Gateway, fault: str) -> None:
-    events = stream(front, chat(), **{"X-Sim-Fault": fault, "X-Request-Id": f"broken-{fault[:5]}"})
+def test_a_stream_that_is_not_continued_ends_with_one_error_event_and_no_done(
+    front: Gateway, fault: str
+) -> None:
+    headers = {"X-Sim-Fault": fault, "X-Request-Id": f"broken-{fault[:5]}", "X-Penstock-Continue": "no"}
+    events = stream(front, chat(), **headers)
 
     errors = [event for event in events if "error" in json.loads(event)]
     assert errors == events[-1:]

@@ -22,7 +22,7 @@ from penstock.gateway.relay import (
     StreamCutError,
     StreamRelay,
 )
-from penstock.wire.delivered import RAW_BYTES_MAX, Answer, Delivered
+from penstock.wire.delivered import RAW_READS_MAX, Answer, Delivered
 from penstock.wire.joint import Joint
 from penstock.wire.sse import COMMENT, DONE, EVENT_BYTES_MAX, event
 
@@ -622,7 +622,7 @@ def test_what_can_not_be_continued_is_not_remembered_for_long() -> None:
         await s.play(s.stream(delivered=delivered), ROLE, *thoughts, DONE)
 
         assert delivered.obstacle == "reasoning_content"
-        assert len(delivered.raw) <= RAW_BYTES_MAX
+        assert len(delivered.raw) <= RAW_READS_MAX
 
     run(scene())
 

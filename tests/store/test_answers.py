@@ -605,9 +605,30 @@ def test_a_redis_that_hangs_costs_one_wait(server: Server, tmp_path: Path) -> No
 
         assert isinstance(found, Claimed)
         assert again == Running()
-        assert "50 ms" in states[0][1]
+        await until(lambda: told(states, count=1))
+        assert "no answer within" in states[0][1]
         server.signal(signal.SIGCONT)
         await store.close()
+
+    run(scene())
+
+
+def test_an_answer_that_redis_took_late_is_found_by_other_machines(server: Server, tmp_path: Path) -> None:
+    async def scene() -> None:
+        here = RedisAnswers(server.url, "test", LocalAnswers(tmp_path / "a", time.time), timeout_s=0.5)
+        there = on_redis(server, tmp_path / "b")
+        claim = claimed(await here.claim("t", b"k", PRINT))
+        server.signal(signal.SIGSTOP)
+        await here.claim("t", b"other", PRINT)  # waits in vain
+        await here.complete(claim, HELLO)
+        server.signal(signal.SIGCONT)
+        await until(lambda: is_stored(there))
+
+        assert await here.claim("t", b"k", PRINT) == Stored(HELLO)
+        await close(here, there)
+
+    async def is_stored(store: RedisAnswers) -> bool:
+        return await store.claim("t", b"k", PRINT) == Stored(HELLO)
 
     run(scene())
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.wire.delivered import RAW_BYTES_MAX, RECENT_EVENTS_MAX, Delivered
+from penstock.wire.delivered import RAW_READS_MAX, RECENT_MAX, Delivered
 from penstock.wire.sse import COMMENT, DONE, event
 
 
@@ -29,8 +29,8 @@ def remember(*events: bytes, every: int = 0) -> Delivered:
     """What remembers these; compacted after each `every` events, or when there are enough."""
     delivered = Delivered()
     for number, one in enumerate(events, start=1):
-        delivered.raw += one
-        if (every and number % every == 0) or len(delivered.raw) > RAW_BYTES_MAX:
+        delivered.raw.append(one)
+        if (every and number % every == 0) or len(delivered.raw) > RAW_READS_MAX:
             delivered.compact()
     return delivered
 
@@ -46,6 +46,18 @@ def test_the_text_is_whole_wherever_it_was_compacted(texts: list[str], every: in
         assert answer.obstacle == ""
 
 
+@given(st.lists(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=1)))
+def test_several_events_in_one_read_are_told_apart(reads: list[list[str]]) -> None:
+    delivered = remember(ROLE, chat({"content": "a"}), every=1)
+    for texts in reads:
+        delivered.raw.append(b"".join(chat({"content": text}) for text in texts))
+
+    answer = delivered.answer()
+
+    assert answer.text == "a" + "".join(map("".join, reads))
+    assert answer.tokens >= 1 + sum(map(len, reads))
+
+
 def test_a_long_answer_is_remembered_in_little_room() -> None:
     delivered = remember(ROLE, *(chat({"content": f" {number}"}) for number in range(3000)))
 
@@ -53,18 +65,18 @@ def test_a_long_answer_is_remembered_in_little_room() -> None:
 
     assert answer.text == "".join(f" {number}" for number in range(3000))
     assert answer.tokens == 3000
-    assert len(answer.recent) <= RECENT_EVENTS_MAX
+    assert len(answer.recent) <= RECENT_MAX * (RAW_READS_MAX + 1)
     assert answer.text.endswith("".join(answer.recent))
 
 
 def test_an_open_stream_holds_hardly_more_than_the_limit() -> None:
     delivered = Delivered()
     for number in range(3000):
-        delivered.raw += chat({"content": f" {number}"})
-        if len(delivered.raw) > RAW_BYTES_MAX:
+        delivered.raw.append(chat({"content": f" {number}"}))
+        if len(delivered.raw) > RAW_READS_MAX:
             delivered.compact()
 
-        assert len(delivered.raw) <= RAW_BYTES_MAX
+        assert len(delivered.raw) <= RAW_READS_MAX
 
 
 def test_text_that_looks_like_json_is_text() -> None:

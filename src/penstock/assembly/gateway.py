@@ -8,7 +8,7 @@ import random
 import signal
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 from prometheus_client import disable_created_metrics
@@ -25,6 +25,7 @@ from penstock.gateway.admin import build_admin
 from penstock.gateway.api import build_api
 from penstock.gateway.attempts import Attempts
 from penstock.gateway.charges import Charges
+from penstock.gateway.idempotency import Idempotency
 from penstock.gateway.inference import Inference
 from penstock.gateway.lines import Lines
 from penstock.gateway.overview import Overview
@@ -35,6 +36,8 @@ from penstock.gateway.server import Front, GatewayServer
 from penstock.gateway.settings import Settings
 from penstock.policy.breaker import Breaker
 from penstock.policy.fleet import Replica, State
+from penstock.store.answers import AnswerStore
+from penstock.store.answers_local import LocalAnswers
 from penstock.store.board import Board, Post
 from penstock.store.home import Home
 from penstock.store.journal import Journal
@@ -104,6 +107,7 @@ class _Gateway:
             on_problem=self._on_problem,
         )
         self._replicas, self._lines, self._permits, self._routing = self._fleet()
+        self._idempotency = self._answers(config)
         self._addresses = client_addresses(config.gateway, time.monotonic)
         self._inference = Inference(
             self._settings,
@@ -111,6 +115,7 @@ class _Gateway:
             Charges(self._limits, self._journal),
             self._lines,
             Attempts(config.gateway, self._replicas, self._client, time.monotonic),
+            self._idempotency,
             self._addresses,
             time.monotonic,
             self._finish,
@@ -144,6 +149,7 @@ class _Gateway:
         """Gives back what it holds."""
         self._board.leave()
         self._client.close()
+        await self._idempotency.close()
         self._journal.close()
         await self._limits.close()
         self._request_log.flush()
@@ -190,6 +196,29 @@ class _Gateway:
             on_failure=config.usage.on_journal_failure,
             on_problem=self._on_problem,
             on_recovered=lambda kept: self._log.info("journal works again", kept_lines=kept),
+        )
+
+    def _answers(self, config: Config) -> Idempotency:
+        """For this machine, or for all gateways that share a Redis."""
+        bounds: Any = {
+            "ttl_s": config.idempotency.ttl_s,
+            "entries_max": config.idempotency.entries_max,
+            "bytes_max": config.idempotency.bytes_max,
+        }
+        here = LocalAnswers(self._home.answers, time.time, **bounds, on_problem=self._log.warning)
+        store: AnswerStore = here
+        shared = config.shared
+        if shared.redis is not None:
+            from penstock.store.answers_redis import RedisAnswers
+
+            url = shared.redis.get_secret_value()
+            store = RedisAnswers(url, shared.prefix, here, **bounds, timeout_s=shared.timeout_s)
+        return Idempotency(
+            store,
+            time.monotonic,
+            on_bug=self._on_bug,
+            on_state=self._on_answers,
+            comment_every_s=config.gateway.comment_every_s,
         )
 
     def _fleet(self) -> tuple[Replicas, Lines, Permits, Routing]:
@@ -304,6 +333,12 @@ class _Gateway:
             self._seeding = asyncio.get_running_loop().create_task(self._seed_spend())
         else:
             self._log.error("redis is away: every machine keeps its own limits now", why=why)
+
+    def _on_answers(self, works: bool, why: str) -> None:
+        if works:
+            self._log.info("answers are kept again")
+        else:
+            self._log.error("answers for idempotency keys can't be kept", why=why)
 
     # -- beside the requests --------------------------------------------------------------------------
 

@@ -16,12 +16,14 @@ from penstock.core.record import Outcome, RequestRecord
 from penstock.engines.exchange import Headers
 from penstock.gateway.addresses import ClientAddresses
 from penstock.gateway.asgi import target_path
-from penstock.gateway.attempts import Attempts, Call
+from penstock.gateway.attempts import Attempts
 from penstock.gateway.auth import authenticate
 from penstock.gateway.body import read_body
+from penstock.gateway.call import Call
 from penstock.gateway.charges import Charge, Charges
 from penstock.gateway.deadline import timeout_s
 from penstock.gateway.forwarding import media_type
+from penstock.gateway.idempotency import EVENT_HEADER, KEY_HEADER, Idempotency
 from penstock.gateway.lines import Lines
 from penstock.gateway.request import Request
 from penstock.gateway.request_id import HEADER, fit_id
@@ -81,6 +83,7 @@ class Inference:
         charges: Charges,
         lines: Lines,
         attempts: Attempts,
+        idempotency: Idempotency,
         addresses: ClientAddresses | None,
         clock: Callable[[], float],
         finish: Callable[[RequestRecord], None],
@@ -91,6 +94,7 @@ class Inference:
         self._charges = charges
         self._lines = lines
         self._attempts = attempts
+        self._idempotency = idempotency
         self._addresses = addresses
         self._clock = clock
         self._finish = finish
@@ -111,8 +115,10 @@ class Inference:
             cut_s: how long those that are cut may take to tell their clients.
         """
         self.draining = True
+        end_s = self._clock() + timeout_s
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout_s)
+        await self._idempotency.drain(max(0.0, end_s - self._clock()), cut_s)
         cut = [task for task in self._tasks if task.cancel()]
         if cut:
             await asyncio.wait(cut, timeout=cut_s)
@@ -132,49 +138,83 @@ class Inference:
             arrived_s=self._clock(),
             started_at=time.time(),
         )
-        charge = None
+        handed_on = False
         try:
             if responder.gone:
                 raise asyncio.CancelledError
-            call = await self._accept(request, responder, record)
+            handed_on = await self._hand_on(request, responder, record)
+        except (asyncio.CancelledError, Exception) as error:
+            self._end_by(error, responder, record, [])
+        finally:
+            if not handed_on:
+                self._close(responder, record)
+            self._tasks.discard(asyncio.current_task(self._loop))
+
+    async def _hand_on(self, request: Request, responder: Responder, record: RequestRecord) -> bool:
+        """Reads the request and has it served; whether its record is finished, or will be."""
+        body, caller = await self._accept(request, record)
+        call = self._call(request, responder, record, caller, body)
+        key, last_event_id = request.header(KEY_HEADER), request.header(EVENT_HEADER)
+        request.release()
+        if not key:
+            await self._run(call)
+            return True
+        return await self._idempotency.serve(call, self._run, key=key, last_event_id=last_event_id, body=body)
+
+    async def _run(self, call: Call) -> None:
+        """Has a call served, and finishes its record; raises nothing."""
+        responder, record = call.responder, call.record
+        charge = None
+        try:
             charge = await self._charges.open(call.caller, call.model, call.request, record)
             call.reply_headers = charge.headers
             await self._admit(call, charge)
-        except asyncio.CancelledError:
-            self._cancelled(responder, record)
-        except PenstockError as error:
-            _refuse(responder, record, error, charge.headers if charge else [])
-        except Exception as error:  # a bug: the client gets no more than that, the log gets all
-            self._on_bug(record.request_id, error)
-            _refuse(responder, record, InternalError("the gateway failed; this is a bug in Penstock"), [])
+        except (asyncio.CancelledError, Exception) as error:
+            self._end_by(error, responder, record, call.reply_headers)
         finally:
-            responder.on_disconnect = responder.on_write_pause = None
-            record.ended_s = self._clock()
-            record.response_bytes = responder.bytes_written
             if charge is not None:
                 await charge.close()
-            self._finish(record)
-            self._tasks.discard(asyncio.current_task(self._loop))
+            self._close(responder, record)
 
-    async def _accept(self, request: Request, responder: Responder, record: RequestRecord) -> Call:
-        """The request, authenticated and read."""
+    def _end_by(
+        self, error: BaseException, responder: Responder, record: RequestRecord, headers: Headers
+    ) -> None:
+        """Ends a request that did not come to its own end."""
+        if isinstance(error, PenstockError):
+            _refuse(responder, record, error, headers)
+        elif not isinstance(error, asyncio.CancelledError):
+            # a bug: the client gets no more than that, the log gets all
+            self._on_bug(record.request_id, error)
+            bug = InternalError("the gateway failed; this is a bug in Penstock")
+            _refuse(responder, record, bug, headers)
+        elif responder.gone:
+            record.outcome = Outcome.CANCELLED
+            record.status = record.status or 499  # as nginx logs it; nobody is there to see it
+        else:
+            _refuse(responder, record, _stopping(), headers)
+
+    def _close(self, responder: Responder, record: RequestRecord) -> None:
+        responder.on_disconnect = responder.on_write_pause = None
+        record.ended_s = self._clock()
+        record.response_bytes = responder.bytes_written
+        self._finish(record)
+
+    async def _accept(self, request: Request, record: RequestRecord) -> tuple[bytes, Caller]:
+        """The body, and who sends it."""
         if self.draining:
             raise _stopping()
         if self._addresses is not None:
             self._addresses.admit(request.peer, request.header(b"x-forwarded-for"))
-        settings = self._settings
         key = authenticate(request.credentials, self._keys)
         record.key_id, record.tenant = key.id, key.tenant
-        caller = settings.tenants.caller(key)
+        caller = self._settings.tenants.caller(key)
         record.authenticated_s = self._clock()
         _require_json(request)
-        gateway = settings.gateway
+        gateway = self._settings.gateway
         body = await read_body(request, bytes_max=gateway.body_max_bytes, timeout_s=gateway.body_timeout_s)
         record.request_bytes = len(body)
         record.body_read_s = self._clock()
-        call = self._call(request, responder, record, caller, body)
-        request.release()
-        return call
+        return body, caller
 
     def _call(
         self, incoming: Request, responder: Responder, record: RequestRecord, caller: Caller, body: bytes
@@ -232,13 +272,6 @@ class Inference:
         finally:
             # one that was cut before its usage was told is taken for what was expected of it
             line.leave(permit, record.tokens if record.usage.source == "engine" else None)
-
-    def _cancelled(self, responder: Responder, record: RequestRecord) -> None:
-        if responder.gone:
-            record.outcome = Outcome.CANCELLED
-            record.status = record.status or 499  # as nginx logs it; nobody is there to see it
-        else:
-            _refuse(responder, record, _stopping(), [])
 
 
 def _refuse(responder: Responder, record: RequestRecord, error: PenstockError, headers: Headers) -> None:

@@ -219,10 +219,13 @@ class RedisAnswers:
             self._prefix,
         )
         keys = (self._entry(claim), f"{self._prefix}index", f"{self._prefix}bytes")
+        # the link takes bytes as it takes text
+        command = Command(_COMPLETE, keys, cast("Sequence[str]", args))
         try:
-            # the link takes bytes as it takes text
-            await self._link.call(Command(_COMPLETE, keys, cast("Sequence[str]", args)))
+            await self._link.call(command)
         except AwayError:
+            if self._link.up:  # only late: other machines shall find it too
+                self._link.post(command)
             await self._cover(claim)
             covering = self._covered.pop(claim.owner, None)
             if covering is not None:

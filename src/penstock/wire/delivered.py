@@ -166,21 +166,14 @@ class Delivered:
         """Makes text of the events in `raw`; `obstacle` then says what else there was."""
         if not self.raw:
             return
-        raw = b"".join(self.raw)
+        texts = self._texts_between(self.raw)
+        if texts is None:  # some are not as the ones before
+            texts = [text for read in self.raw for text in self._texts_of(read)]
+        if b"" in texts:
+            texts = [text for text in texts if text]
         self.raw.clear()
-        text = None
-        if self._frame is not None:
-            before, behind, between = self._frame
-            if raw.startswith(before) and raw.endswith(behind) and len(raw) >= len(between):
-                texts = raw[len(before) : -len(behind)].split(between)
-                text = _text(texts)
-                if b"" in texts:
-                    texts = [one for one in texts if one]
-        if text is None:
-            texts = self._parsed(raw)
-            text = b"".join(texts)
-        spaces = text.count(b" ")
-        self._tokens += len(texts) if spaces <= len(texts) else _words(texts)
+        text = b"".join(texts)
+        self._tokens += len(texts) if text.count(b" ") <= len(texts) else _words(texts)
         self._text += text
         self._recent.append(b"\n".join(texts))
         if len(self._text) > TEXT_BYTES_MAX:
@@ -200,6 +193,24 @@ class Delivered:
             obstacle=self.obstacle,
         )
 
+    def _texts_of(self, read: bytes) -> list[bytes]:
+        texts = self._texts_between([read])
+        return self._parsed(read) if texts is None else texts
+
+    def _texts_between(self, reads: list[bytes]) -> list[bytes] | None:
+        """The texts of events that have the known frame, all of them; None where one has not."""
+        if self._frame is None:
+            return None
+        before, behind, between = self._frame
+        begin, end = len(before), -len(behind)
+        texts = [read[begin:end] for read in reads]  # one event each, most of the time; split would cost more
+        if before + between.join(texts) + behind != b"".join(reads):
+            return None
+        if _is_text(b"".join(texts)):
+            return texts
+        texts = [text for several in texts for text in several.split(between)]
+        return texts if _is_text(b"".join(texts)) else None
+
     def _parsed(self, raw: bytes) -> list[bytes]:
         texts = []
         for event in split_events(raw):
@@ -213,7 +224,8 @@ class Delivered:
             self._note(chunk)
             if chunk.text:
                 texts.append(msgspec.json.encode(chunk.text)[1:-1])
-                self._frame = _frame(event) if not (chunk.role or chunk.finish_reason) else None
+                if not (chunk.role or chunk.finish_reason):
+                    self._frame = _frame(event) or self._frame
         return texts
 
     def _note(self, chunk: Chunk) -> None:
@@ -235,14 +247,13 @@ def _frame(event: bytes) -> tuple[bytes, bytes, bytes] | None:
     return before, behind, behind + before
 
 
-def _text(texts: list[bytes]) -> bytes | None:
-    """These texts joined; None where one of them is more than text."""
-    text = b"".join(texts)
+def _is_text(inside: bytes) -> bool:
+    """Whether this is the inside of one JSON string; a quote, and so any other member, is no part of it."""
     try:
-        _STRING.decode(b'"%b"' % text)  # a quote, and so any other member, is an error in it
+        _STRING.decode(b'"%b"' % inside)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
-    return text
+        return False
+    return True
 
 
 def _words(texts: list[bytes]) -> int:
