@@ -222,7 +222,7 @@ class Stream(Connection):
 
     def _token(self, number: int, sent_ns: int, now_ns: int) -> None:
         seen = self._seen
-        if number != self._next or self._done_seen:
+        if (number != self._next or self._done_seen) and not self._strange:
             self._strange = f"token {number} where {self._next} is due"
         if self._next == 0:
             seen.ttft_ms.append((now_ns - self._sent_ns) / 1e6)
@@ -254,7 +254,7 @@ class Stream(Connection):
                     self._token(int(number), int(sent_ns), now_ns)
                 self._finished = self._finished or choice.get("finish_reason") == "length"
         except (ValueError, LookupError, TypeError, AttributeError):
-            self._strange = f"not an event of the backend: {event[:300]!r}"
+            self._strange = self._strange or f"not an event of the backend: {event[:300]!r}"
 
 
 async def run(load: Load) -> Seen:

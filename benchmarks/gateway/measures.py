@@ -83,6 +83,7 @@ BODY = Measure("body", "µs CPU per request, 5 MB body", "{:,.0f}", _attribute("
 STREAM_KB = Measure("open", "KB per open stream, {n} open", "{:.1f}", _attribute("rss_kb_per_stream"))
 OPEN_PEAK = Measure("open", "open at once, of {n}", "{:,.0f}", _attribute("open_peak"))
 IDLE_RSS = Measure("", "idle RSS, MB", "{:.1f}", _attribute("idle_rss_mb"))
+PROCESSES = Measure("", "processes", "{:.0f}", _attribute("processes"))
 READY = Measure("", "ready, s", "{:.2f}", _attribute("ready_s"))
 
 TTFT_P50 = Measure("first", "TTFT p50, {n} streams", "{:.2f}", _time("ttft_p50"))

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -56,12 +56,20 @@ class Throttle:
         members: the processes.
         share: of one core, above 0 and at most 1.
         now_s: on any clock that `tick` is called with too.
+        cpu_s: the CPU seconds of a process so far, by its id.
     """
 
-    def __init__(self, members: Sequence[psutil.Process], share: float, now_s: float) -> None:
+    def __init__(
+        self,
+        members: Sequence[psutil.Process],
+        share: float,
+        now_s: float,
+        cpu_s: Callable[[int], float] | None = None,
+    ) -> None:
         self._share = share
         self._last_s = now_s
-        self._used_s = {member: process_cpu_s(member.pid) for member in members}
+        self._cpu_s = cpu_s or process_cpu_s
+        self._used_s = {member: self._cpu_s(member.pid) for member in members}
         self._left_s = dict.fromkeys(members, 0.0)
         self._stopped: set[psutil.Process] = set()
 
@@ -71,7 +79,7 @@ class Throttle:
         self._last_s = now_s
         for member, used_s in self._used_s.items():
             with suppress(OSError, psutil.NoSuchProcess):
-                self._used_s[member] = process_cpu_s(member.pid)
+                self._used_s[member] = self._cpu_s(member.pid)
                 spent_s = self._used_s[member] - used_s
                 self._left_s[member] = min(self._left_s[member] + earned_s - spent_s, BURST_S)
                 self._hold(member, hold=self._left_s[member] < 0)

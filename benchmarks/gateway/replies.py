@@ -17,8 +17,8 @@ _HEAD = '{"id":"chatcmpl-0123456789abcdef0123456789abcdef","object":"%s","create
 _CHUNK = "data: " + _HEAD % "chat.completion.chunk"
 _TOKEN = _CHUNK + ',"choices":[{"index":0,"delta":{"content":" '
 _TOKEN_END = '"},"logprobs":null,"finish_reason":%s}]}\n\n'
-_QUESTION = "What is tensor parallelism? "
-_WORDS = "the rows of each weight matrix are dealt out to as many devices, each of which keeps its own part; "
+_QUESTION = "What is tensor parallelism?"
+_WORDS = " the rows of each weight matrix are dealt out to as many devices, each of which keeps its own part;"
 
 ROLE = (
     _CHUNK + ',"choices":[{"index":0,"delta":{"role":"assistant","content":""},'
@@ -57,7 +57,7 @@ def usage_counts(tokens: int) -> dict[str, int]:
 
 def prompt(prompt_bytes: int = 0, interval_s: float = INTERVAL_S) -> str:
     """A question; with `prompt_bytes` above its own length, one that is as long as that, in ASCII."""
-    pace = f"every {round(interval_s * 1e6)} us"
+    pace = f" every {round(interval_s * 1e6)} us"
     missing = prompt_bytes - len(_QUESTION) - len(pace)
     filler = (_WORDS * (missing // len(_WORDS) + 1))[:missing] if missing > 0 else ""
     return _QUESTION + filler + pace

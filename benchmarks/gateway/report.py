@@ -20,6 +20,7 @@ from benchmarks.gateway.measures import (
     GAP_P99,
     OPEN_PEAK,
     PAIR_EVENT,
+    PROCESSES,
     STREAM_KB,
     THROTTLED_PER_S,
     TIMES,
@@ -40,8 +41,8 @@ Medians over rounds: {rounds} (least and most), the arms in turn within each rou
   20 ms: a gap p50 far below that means that they came late and in bunches.
 - **Percentiles are never subtracted**: the difference of two p99s is the p99 of nothing. `direct`, the client's run
   against the backend itself, stands beside each number, and a bar for added time compares the two.
-- **Memory** is resident; pages that processes share count for each. An open stream's is the growth from idle to the
-  peak of a fresh process, divided by the streams that were open at once.
+- **Memory** is resident, of all of an arm's processes; pages that they share count for each. An open stream's is the
+  growth from idle to the peak of a fresh process, divided by the streams that were open at once.
 - **Ready** is from the start of the process to the first plain call answered through it.
 - **Two workers**: client and backend need the same two cores, so that two free workers could never show twice the
   throughput. For plain requests each process is held to a quarter of a core (stopped while it has had more CPU time
@@ -96,7 +97,7 @@ def as_markdown(results: Results, command: str, plot: str = "") -> str:
         _versions(results),
         f"![CPU and memory of each]({plot})" if plot else "",
         "## What it costs",
-        _table(results, proxies, COSTS),
+        _table(results, proxies, (*COSTS, PROCESSES)),
         "## How long it takes, in milliseconds",
         _table(results, measured, TIMES),
         *_workers(results, measured),

@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
+import pytest
+from benchmarks.gateway.plan import TINY
 from tests.tools import needs
 
 ROOT = Path(__file__).parents[2]
@@ -20,21 +24,61 @@ def run(*argv: str) -> str:
     return done.stdout
 
 
-def test_the_gateway_and_nginx_are_compared_over_whole_replies(tmp_path: Path) -> None:
-    needs("nginx", "nginx")
+def compared(folder: Path, *arms: str) -> dict[str, Any]:
+    said = run("benchmarks.gateway", "--tiny", f"--arms={','.join(arms)}", f"--out={folder}")
+    assert said == (folder / "gateway.md").read_text() + "\n"
+    numbers: dict[str, Any] = json.loads((folder / "gateway.json").read_text())
+    assert not numbers["skipped"]
+    return numbers
 
-    table = run(
-        "benchmarks.gateway",
-        "--rounds=1",
-        "--streams=40",
-        "--tokens=20",
-        "--plain-requests=64",
-        f"--json={tmp_path / 'out.json'}",
+
+def test_every_load_is_put_on_nginx_and_penstock_over_whole_replies(tmp_path: Path) -> None:
+    needs("nginx", "nginx")
+    arms = ("direct", "nginx", "penstock")
+
+    numbers = compared(tmp_path, *arms)
+
+    measured = {(cell["arm"], cell["step"]) for cell in numbers["cells"] if cell["count"]}
+    assert measured == {(arm, step.key) for arm in arms for step in TINY.of(arm)}
+    assert {bar["bar"] for bar in numbers["bars"] if not bar["found"]} == set()
+    assert "penstock" in {text.text for text in ET.parse(tmp_path / "gateway.svg").iter() if text.text}
+
+
+def test_two_workers_are_held_against_one(tmp_path: Path) -> None:
+    numbers = compared(tmp_path, "penstock", "penstock-2")
+
+    found = [bar["found"] for bar in numbers["bars"] if bar["bar"].startswith("two workers")]
+    assert len(found) == 2
+    assert all(found)
+
+
+def test_haproxy_passes_every_load(tmp_path: Path) -> None:
+    needs("haproxy", "haproxy")
+
+    numbers = compared(tmp_path, "haproxy")
+
+    assert [cell["void"] for cell in numbers["cells"]] == [""] * len(TINY.of("haproxy"))
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["--arms=ngnix"], "no such arm: ngnix"),
+        (["--loads=flood"], "no such load: flood"),
+        (["--rounds=0"], "--rounds"),
+    ],
+)
+def test_an_option_that_names_nothing_is_an_error(argv: list[str], named: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gateway", *argv],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
-    assert "| nginx |" in table
-    assert "| penstock |" in table
-    assert json.loads((tmp_path / "out.json").read_text())
+    assert done.returncode == 2
+    assert named in done.stderr
 
 
 def test_the_simulated_engine_is_counted_over_whole_streams() -> None:

@@ -1,148 +1,209 @@
-"""`Idempotency-Key` over sockets: one generation, whoever asks again and whenever."""
+"""`Idempotency-Key` over real sockets: one run, whatever becomes of clients, connections, workers and gateways."""
 
 from __future__ import annotations
 
+import base64
+import http.client
 import json
-import threading
-from collections.abc import Iterator, Mapping
+import re
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.processes import Gateway, Reply, Sim, gateway, ready_gateway, remote, sim_engine, wait_until
-
-TENANTS = '[[tenants]]\nname = "other"\n'
+from tests.e2e.processes import KEY, PATIENCE_S, Gateway, Reply, Sim, ready_gateway, remote
 
 
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sim]:
-    with sim_engine(tmp_path_factory.mktemp("engine"), "--model", "m", "--base-step-s", "0.02") as sim:
-        yield sim
+def ask(
+    front: Gateway,
+    key: str,
+    text: str = "hello",
+    last: str = "",
+    path: str = "/v1/chat/completions",
+    **members: Any,
+) -> Reply:
+    headers = {"Idempotency-Key": key, **({"Last-Event-ID": last} if last else {})}
+    body = {"model": "m", "messages": [{"role": "user", "content": text}], **members}
+    if path == "/generate":
+        body = {"prompt": text, **members}
+    return front.request("POST", path, body, headers)
 
 
-@pytest.fixture(scope="module")
-def front(tmp_path_factory: pytest.TempPathFactory, engine: Sim) -> Iterator[Gateway]:
-    folder = tmp_path_factory.mktemp("front")
-    with ready_gateway(folder, remote("m", engine) + TENANTS) as server:
-        yield server
+def count(sim: Sim) -> int:
+    """Requests that reached the engine, but for canaries."""
+    seen = sim.request("GET", "/sim/requests?last=1000").json()
+    return sum(b"content" in base64.b64decode(entry["body_base64"]) for entry in seen["requests"])
 
 
-def chat(text: str, *, stream: bool = False, tokens: int = 20) -> dict[str, Any]:
-    messages = [{"role": "user", "content": text}]
-    return {"model": "m", "messages": messages, "stream": stream, "max_tokens": tokens, "ignore_eos": True}
+@contextmanager
+def streaming(front: Gateway, key: str, **members: Any) -> Iterator[http.client.HTTPResponse]:
+    body = {"model": "m", "messages": [{"role": "user", "content": "hello"}], "stream": True, **members}
+    connection = http.client.HTTPConnection("127.0.0.1", front.port, timeout=PATIENCE_S)
+    headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json", "Idempotency-Key": key}
+    connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+    response = connection.getresponse()
+    try:
+        yield response
+    finally:
+        response.close()
+        connection.close()
 
 
-def post(front: Gateway, body: Mapping[str, Any], key: str, **headers: str) -> Reply:
-    return front.request("POST", "/v1/chat/completions", body, {"Idempotency-Key": key, **headers})
+def events(response: http.client.HTTPResponse, number: int) -> bytes:
+    text = b""
+    while text.count(b"\n\n") < number:
+        text += response.readline()
+    return text
 
 
-def started(engine: Sim) -> int:
-    count: int = engine.seen()["started"]
-    return count
+def test_the_same_plain_request_again_gets_the_same_answer(front: Gateway, sim: Sim) -> None:
+    before = count(sim)
 
+    first, again = ask(front, "plain"), ask(front, "plain")
 
-def test_the_same_request_again_gets_the_stored_answer_and_is_not_charged(
-    front: Gateway, engine: Sim
-) -> None:
-    before = started(engine)
-
-    first, again = (post(front, chat("plain"), "k1") for _ in range(2))
-
-    assert (first.status, again.status) == (200, 200)
-    assert again.body == first.body
+    assert first.status == again.status == 200
+    assert first.body == again.body
     assert again.headers["idempotent-replayed"] == "true"
-    assert again.headers["x-request-id"] != first.headers["x-request-id"]
-    assert started(engine) == before + 1
-    record = front.record(again.headers["x-request-id"])
-    assert (record["outcome"], record["completion_tokens"]) == ("complete", None)
+    assert "idempotent-replayed" not in first.headers
+    assert first.headers["x-request-id"] != again.headers["x-request-id"]
+    assert count(sim) == before + 1
+    assert front.record(again.headers["x-request-id"])["status"] == 200
 
 
-def test_many_at_once_run_once(front: Gateway, engine: Sim) -> None:
-    before = started(engine)
-    replies: list[Reply] = []
-    body = chat("together", stream=True, tokens=40)
-    threads = [threading.Thread(target=lambda: replies.append(post(front, body, "k2"))) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+def test_many_at_once_run_once(front: Gateway, sim: Sim) -> None:
+    before = count(sim)
 
-    assert {reply.status for reply in replies} == {200}
+    with ThreadPoolExecutor(10) as pool:
+        replies = list(pool.map(lambda _: ask(front, "many", stream=True, max_tokens=30), range(10)))
+
     assert len({reply.body for reply in replies}) == 1
     assert replies[0].body.endswith(b"data: [DONE]\n\n")
-    assert started(engine) == before + 1
+    assert count(sim) == before + 1
 
 
-def test_a_client_that_was_cut_off_goes_on_behind_what_it_has(front: Gateway, engine: Sim) -> None:
-    before = started(engine)
-    body = chat("resumed", stream=True, tokens=60)
-    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nIdempotency-Key: k3\r\n"
-    text = json.dumps(body)
-    with front.connect() as sock:
-        sock.sendall(
-            f"{head}Authorization: {front.headers['Authorization']}\r\n"
-            f"Content-Length: {len(text)}\r\n\r\n{text}".encode()
-        )
-        seen = b""
-        while b"id: 5\n" not in seen:
-            seen += sock.recv(4096)
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/generate"])
+def test_a_client_that_leaves_gets_the_rest_when_it_returns(front: Gateway, sim: Sim, path: str) -> None:
+    before = count(sim)
+    whole = ask(front, "leaves" + path, path=path, stream=True, max_tokens=50)
+    numbers = [int(number) for number in re.findall(rb"^id: (\d+)$", whole.body, re.MULTILINE)]
+    rest = ask(front, "leaves" + path, path=path, last="7", stream=True, max_tokens=50)
 
-    rest = post(front, body, "k3", **{"Last-Event-ID": "5"})
-    whole = post(front, body, "k3")
-
-    assert whole.body.endswith(b"data: [DONE]\n\n")
-    assert whole.body.endswith(rest.body)
-    assert rest.body.startswith(b"id: 6\n")
-    assert whole.body.count(b'"content"') >= 60
-    assert started(engine) == before + 1
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert len(numbers) > 10
+    assert rest.body == whole.body[whole.body.index(b"id: 8\n") :]
+    assert count(sim) == before + 1
 
 
-def test_another_body_under_the_same_key_is_refused(front: Gateway) -> None:
-    post(front, chat("one"), "k4")
+def test_a_generation_goes_on_without_its_client(front: Gateway, sim: Sim) -> None:
+    before = count(sim)
+    with streaming(front, "alone", max_tokens=60, ignore_eos=True) as response:
+        seen = events(response, 5)
 
-    reply = post(front, chat("two"), "k4")
+    rest = ask(front, "alone", last="5", stream=True, max_tokens=60, ignore_eos=True)
 
-    assert (reply.status, reply.json()["error"]["code"]) == (422, "idempotency_key_reused")
-
-
-def test_other_tenants_do_not_see_a_key(front: Gateway, engine: Sim) -> None:
-    secret = json.loads(front.penstock("keys", "create", "--tenant", "other", "--json").stdout)["secret"]
-    other = {"Authorization": f"Bearer {secret}"}
-    wait_until(lambda: front.request("GET", "/v1/models", headers=other).status == 200, "the key to be known")
-    post(front, chat("mine"), "k5")
-    before = started(engine)
-
-    reply = post(front, chat("theirs"), "k5", **other)
-
-    assert reply.status == 200
-    assert "idempotent-replayed" not in reply.headers
-    assert started(engine) == before + 1
+    whole = seen + rest.body
+    numbers = [int(number) for number in re.findall(rb"^id: (\d+)$", whole, re.MULTILINE)]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert whole.endswith(b"data: [DONE]\n\n")
+    assert count(sim) == before + 1
 
 
-def test_a_failure_is_not_kept(front: Gateway) -> None:
-    failed = post(front, chat("fails"), "k6", **{"X-Sim-Fault": "status=500"})
-    again = post(front, chat("fails"), "k6")
+def test_bad_headers_and_other_requests_are_refused(front: Gateway) -> None:
+    ask(front, "mine")
 
-    assert (failed.status, again.status) == (500, 200)
+    for reply, status, code in [
+        (ask(front, "mine", "other"), 422, "idempotency_key_reused"),
+        (ask(front, "x" * 10_000), 400, "invalid_idempotency_key"),
+        (ask(front, "new", last="x", stream=True), 400, "invalid_last_event_id"),
+        (ask(front, "new", last="4", stream=True), 409, "nothing_to_resume"),
+        (ask(front, "new", last="4"), 400, "invalid_last_event_id"),
+    ]:
+        assert (reply.status, reply.json()["error"]["code"]) == (status, code)
+        assert reply.headers["x-penstock-fault"] == "client"
 
 
-@pytest.mark.parametrize("key", ["x" * 10_000, "x" * 256, "é"])
-def test_an_unfit_key_is_refused(front: Gateway, key: str) -> None:
-    reply = post(front, chat("hi"), key.encode().decode("latin-1"))
+def test_a_broken_stream_is_tried_again(front: Gateway, sim: Sim) -> None:
+    body: dict[str, Any] = {"stream": True, "max_tokens": 30, "ignore_eos": True, "logprobs": True}
+    sim.script("reset_after_tokens=5")
+    broken = ask(front, "broken", **body)
+    again = ask(front, "broken", **body)
 
-    assert (reply.status, reply.json()["error"]["code"]) == (400, "invalid_idempotency_key")
+    assert b"[DONE]" not in broken.body
+    assert b'"error"' in broken.body
+    assert again.body.endswith(b"data: [DONE]\n\n")
+    assert "idempotent-replayed" not in again.headers
 
 
-def test_an_answer_survives_a_restart_of_the_gateway_and_needs_no_engine_then(
-    folder: Path, engine: Sim
-) -> None:
-    with ready_gateway(folder, remote("m", engine)) as front:
-        first = post(front, chat("kept"), "k7")
-        front.stop()
-    with gateway(
-        folder, '[[models]]\nname = "m"\nengine = "remote"\nsource = "http://127.0.0.1:9"\n'
-    ) as front:
-        again = post(front, chat("kept"), "k7")
+def test_a_refusal_of_the_engine_is_given_again_and_a_429_is_not(front: Gateway, sim: Sim) -> None:
+    for fault, runs in (("status=400", 1), ("status=429", 2)):
+        before = count(sim)
+        sim.script(fault, runs)
+        first, again = ask(front, fault), ask(front, fault)
+        assert first.status == again.status == int(fault[-3:])
+        assert count(sim) - before == runs, fault
 
-    assert again.body == first.body
+
+def test_it_survives_kill_9_and_a_claim_of_the_dead_is_free(folder: Path, sim: Sim) -> None:
+    with ready_gateway(folder, remote("m", sim)) as front:
+        kept = ask(front, "kept")
+        with streaming(front, "ran", max_tokens=500, ignore_eos=True) as response:
+            events(response, 3)
+            front.process.send_signal(signal.SIGKILL)
+            front.process.wait()
+    with ready_gateway(folder, remote("m", sim)) as front:
+        again = ask(front, "kept")
+        ran = ask(front, "ran", stream=True, max_tokens=20, ignore_eos=True)
+        other = ask(front, "ran", stream=True, max_tokens=500, ignore_eos=True)
+
+    assert again.body == kept.body
+    assert again.headers["idempotent-replayed"] == "true"
+    assert ran.body.endswith(b"data: [DONE]\n\n")
+    assert other.status == 422
+
+
+def test_a_generation_without_a_client_is_waited_for_at_the_drain(folder: Path, sim: Sim) -> None:
+    with ready_gateway(folder, remote("m", sim)) as front:
+        with streaming(front, "drain", max_tokens=100, ignore_eos=True) as response:
+            events(response, 3)
+        front.process.send_signal(signal.SIGTERM)
+        code = front.process.wait(30)
+    with ready_gateway(folder, remote("m", sim)) as front:
+        before = count(sim)
+        again = ask(front, "drain", stream=True, max_tokens=100, ignore_eos=True)
+
+    assert code == 0
+    assert again.headers["idempotent-replayed"] == "true"
+    assert again.body.endswith(b"data: [DONE]\n\n")
+    assert count(sim) == before
+
+
+def test_a_stream_cut_at_the_drain_ends_with_an_error_event(folder: Path, sim: Sim) -> None:
+    with ready_gateway(folder, '[gateway]\ndrain_timeout = "200ms"\n' + remote("m", sim)) as front:
+        with (
+            streaming(front, "a", max_tokens=5000, ignore_eos=True) as one,
+            streaming(front, "a", max_tokens=5000, ignore_eos=True) as two,
+        ):
+            events(one, 2)
+            events(two, 2)
+            front.process.send_signal(signal.SIGTERM)
+            rests = [one.read(), two.read()]
+        code = front.process.wait(30)
+
+    for rest in rests:
+        assert b'"code":"draining"' in rest
+        assert b"[DONE]" not in rest
+    assert code == 0
+    assert "bug" not in front.log.read_text()
+
+
+def test_two_workers_run_it_once(folder: Path, sim: Sim) -> None:
+    with ready_gateway(folder, "[gateway]\nworkers = 2\n" + remote("m", sim)) as front:
+        before = count(sim)
+        with ThreadPoolExecutor(12) as pool:
+            replies = list(pool.map(lambda _: ask(front, "two", stream=True, max_tokens=30), range(12)))
+        assert len({reply.body for reply in replies}) == 1
+        assert count(sim) == before + 1

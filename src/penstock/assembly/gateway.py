@@ -51,11 +51,13 @@ from penstock.telemetry.metrics import Metrics
 from penstock.telemetry.together import together
 
 if TYPE_CHECKING:
+    from penstock.store.answers_redis import RedisAnswers
     from penstock.store.limits_redis import RedisLimits
 
 # How often a worker tells the others of itself.
 POST_EVERY_S = 0.5
 TEND_EVERY_S = 1.0
+ANSWER_PATIENCE_S = 0.25  # an answer is larger than a limit
 INGEST_EVERY_S = 1.0
 INGEST_WITHIN_S = 30.0
 
@@ -91,6 +93,7 @@ class _Gateway:
         self._home = home
         self._worker = worker
         self._redis: RedisLimits | None = None
+        self._shared_answers: RedisAnswers | None = None
         self._shared_is_up = config.shared.redis is None
         self._log = open_log(config.log.level, config.log.format)
         self._request_log = RequestLog(self._log, config.log.format, asyncio.get_running_loop().call_later)
@@ -114,7 +117,7 @@ class _Gateway:
             self._keys,
             Charges(self._limits, self._journal),
             self._lines,
-            Attempts(config.gateway, self._replicas, self._client, time.monotonic),
+            Attempts(self._settings, self._replicas, self._routing, self._client, time.monotonic),
             self._idempotency,
             self._addresses,
             time.monotonic,
@@ -133,6 +136,8 @@ class _Gateway:
             await self._redis.start()
             if self._redis.up:
                 self._on_redis(up=True, why="")
+        if self._shared_answers is not None:
+            await self._shared_answers.start()
         await self._seed_spend()
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload.signalled)
         beside = [self._replicas.run(), self._permits.run(), self._tend(), self._keep_ledger()]
@@ -212,7 +217,10 @@ class _Gateway:
             from penstock.store.answers_redis import RedisAnswers
 
             url = shared.redis.get_secret_value()
-            store = RedisAnswers(url, shared.prefix, here, **bounds, timeout_s=shared.timeout_s)
+            patience_s = max(ANSWER_PATIENCE_S, shared.timeout_s)
+            store = self._shared_answers = RedisAnswers(
+                url, shared.prefix, here, **bounds, timeout_s=patience_s
+            )
         return Idempotency(
             store,
             time.monotonic,

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable
 from http import HTTPStatus
 
-from penstock.core.config import GatewayConfig
 from penstock.core.errors import ClientError, EngineError, Fault, OverloadError, PenstockError
 from penstock.core.record import Outcome, Usage
 from penstock.engines.catalog import SPECS
@@ -19,6 +18,8 @@ from penstock.gateway.forwarding import content_type, headers_to_client
 from penstock.gateway.hedge import race
 from penstock.gateway.relay import PlainRelay, StreamRelay
 from penstock.gateway.replicas import Replicas
+from penstock.gateway.routing import Routing
+from penstock.gateway.settings import Settings
 from penstock.gateway.trials import Trial, Trials
 from penstock.policy.hedge import hedge
 from penstock.policy.retry import RETRIED_STATUSES, Failure, RetryBudget, retry
@@ -42,17 +43,18 @@ class Attempts:
 
     def __init__(
         self,
-        config: GatewayConfig,
+        settings: Settings,
         replicas: Replicas,
+        routing: Routing,
         client: EngineClient,
         clock: Callable[[], float],
         specs: Callable[[str], EngineSpec] = SPECS.__getitem__,
     ) -> None:
-        self._config = config
+        self._settings = settings
         self._clock = clock
         self._replicas = replicas
-        self._trials = Trials(replicas, client, clock)
-        self._continuations = Continuations(config, self._trials, specs, self._stream_relay, clock)
+        self._trials = Trials(replicas, routing, client, clock)
+        self._continuations = Continuations(settings, self._trials, specs, self._stream_relay, clock)
         self._budget = RetryBudget()
 
     async def serve(self, call: Call) -> None:
@@ -120,7 +122,7 @@ class Attempts:
             )
         record = call.record
         record.status = exchange.status
-        delivered = remembered(call, self._config)
+        delivered = remembered(call, self._settings.gateway.continuations_max)
         relay = self._relay_for(call, exchange, delivered)
         try:
             await relay.run()
@@ -128,6 +130,7 @@ class Attempts:
             if not relay.committed:
                 raise
             trial.attempt.failure = error.code
+            trial.error = error
             trial.close()
             await self._end(call, relay, delivered, error)
             return None
@@ -183,7 +186,7 @@ class Attempts:
             needs_done=call.route in (CHAT, COMPLETIONS),
             rewrite=call.rewrite_event,
             before_end=call.before_end,
-            comment_every_s=self._config.comment_every_s,
+            comment_every_s=self._settings.gateway.comment_every_s,
             clock=self._clock,
             delivered=delivered,
             joint=joint,
@@ -203,7 +206,7 @@ class Attempts:
         decision, self._budget = retry(
             failure,
             retries_done=len(call.record.attempts) - 1,
-            retries_max=self._config.retries_max,
+            retries_max=self._settings.gateway.retries_max,
             elsewhere=self._trials.elsewhere(call),
             budget=self._budget,
             time_left_s=call.deadline_s - self._clock(),

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from penstock.core.config import GatewayConfig
 from penstock.core.errors import DeadlineError, EngineError, OverloadError, Phase
 from penstock.core.record import Outcome
 from penstock.engines.exchange import Exchange, SlowClientError
@@ -20,6 +19,7 @@ from penstock.engines.spec import EngineSpec
 from penstock.gateway.call import Call
 from penstock.gateway.forwarding import content_type
 from penstock.gateway.relay import AnswerDivergedError, Comments, StreamRelay
+from penstock.gateway.settings import Settings
 from penstock.gateway.trials import Trial, Trials
 from penstock.policy.resume import (
     GREEDY_MEMBERS,
@@ -48,10 +48,10 @@ LOOK_EVERY_S = 0.05
 RelayOf = Callable[[Call, Exchange, Delivered, Joint], StreamRelay]
 
 
-def remembered(call: Call, config: GatewayConfig) -> Delivered | None:
+def remembered(call: Call, continuations_max: int) -> Delivered | None:
     """What shall remember the answer to `call`; None where it will not be continued."""
     streams = call.request.stream and call.route in (CHAT, COMPLETIONS)
-    return Delivered() if streams and config.continuations_max else None
+    return Delivered() if streams and continuations_max else None
 
 
 def is_loss(error: Exception) -> bool:
@@ -87,13 +87,13 @@ class Continuations:
 
     def __init__(
         self,
-        config: GatewayConfig,
+        settings: Settings,
         trials: Trials,
         specs: Callable[[str], EngineSpec],
         relay_of: RelayOf,
         clock: Callable[[], float],
     ) -> None:
-        self._config = config
+        self._settings = settings
         self._trials = trials
         self._specs = specs
         self._relay_of = relay_of
@@ -119,7 +119,7 @@ class Continuations:
                 finish_reason=answer.finish_reason,
                 tokens_left=None if limit is None else limit - rest.tokens,
                 continuations_done=call.record.continuations,
-                continuations_max=self._config.continuations_max,
+                continuations_max=self._settings.gateway.continuations_max,
                 time_left_s=call.deadline_s - self._clock(),
             )
             if decision.step is Step.FINISH:
@@ -133,6 +133,7 @@ class Continuations:
                 return
             except EngineError as lost:
                 trial.attempt.failure = lost.code
+                trial.error = lost
                 if not is_loss(lost):
                     raise
                 error = lost
@@ -180,7 +181,7 @@ class Continuations:
             if not call.responder.write_paused:
                 call.responder.write(sse.COMMENT)
 
-        comments = Comments(comment, self._config.comment_every_s, self._clock)
+        comments = Comments(comment, self._settings.gateway.comment_every_s, self._clock)
         comments.start()
         try:
             yield

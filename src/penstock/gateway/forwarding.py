@@ -31,6 +31,8 @@ NOT_TO_ENGINE = _HOP_BY_HOP | {
     b"cookie",
     b"expect",
     b"host",
+    b"idempotency-key",
+    b"last-event-id",
     b"x-api-key",
     b"x-request-id",
 }

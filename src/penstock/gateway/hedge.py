@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from penstock.core.errors import EngineError
+from penstock.core.errors import EngineError, PenstockError
 from penstock.gateway.call import Call
 from penstock.gateway.trials import Trial
 from penstock.policy.retry import RETRIED_STATUSES, Failure
@@ -38,7 +38,8 @@ async def race(call: Call, first: Trial, after_s: float, another: Callable[[], T
                     return trial
     finally:
         for task, trial in running.items():
-            task.cancel()
+            if not task.cancel():
+                task.exception()  # it came to its end at the same moment; nobody else will look at it
             trial.attempt.failure = OUTRUN
             trial.close()
 
@@ -51,18 +52,16 @@ async def _begin(call: Call, trial: Trial) -> None:
 def _is_taken(trial: Trial, task: asyncio.Task[None], *, alone: bool) -> bool:
     """Whether this attempt, which has come to something, is the one; a failed one is only where it is `alone`."""
     error = task.exception()
-    if isinstance(error, EngineError):
-        if alone:
-            raise error
-        trial.failed(error)
-    elif error is not None:
-        trial.close()
-        raise error
-    elif alone or trial.attempt.status not in RETRIED_STATUSES:
+    if error is None and (alone or trial.attempt.status not in RETRIED_STATUSES):
         return True
-    else:
-        trial.attempt.failure = Failure.STATUS
+    trial.attempt.failure = Failure.STATUS
+    if isinstance(error, EngineError):
+        trial.failed(error)
+    elif isinstance(error, PenstockError):
+        trial.attempt.failure = error.code
     trial.close()
+    if error is not None and (alone or not isinstance(error, PenstockError)):
+        raise error
     return False
 
 

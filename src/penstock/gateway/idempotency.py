@@ -120,6 +120,11 @@ class Idempotency:
         """Answers that are generated or waited for, with clients or without."""
         return len(self._tasks)
 
+    @property
+    def alone(self) -> int:
+        """Answers that are generated for nobody who waits: their clients have left."""
+        return sum(not shared.broadcast.is_read for shared in self._shared.values())
+
     async def serve(self, call: Call, run: Run, *, key: bytes, last_event_id: bytes, body: bytes) -> bool:
         """Gives the request the answer of its key.
 

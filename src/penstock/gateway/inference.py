@@ -105,8 +105,8 @@ class Inference:
 
     @property
     def in_progress(self) -> int:
-        """Requests under way."""
-        return len(self._tasks)
+        """Requests under way, and answers that are made for clients that have left."""
+        return len(self._tasks) + self._idempotency.alone
 
     async def drain(self, timeout_s: float, cut_s: float) -> None:
         """Turns new requests away, lets those under way finish, and cuts what is left after `timeout_s`.

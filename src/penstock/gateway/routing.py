@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from penstock.core.config import ModelConfig
 from penstock.gateway.replicas import Replicas
-from penstock.policy.breaker import CLEAN, Breaker, Sign, Trust, begun, observed
+from penstock.policy.breaker import CLEAN, Breaker, Sign, Trust, allowed, begun, observed
 from penstock.policy.prefix import PrefixIndex, chain_of, prompt_start
 from penstock.policy.route import Choice, route
 
@@ -84,6 +84,11 @@ class Routing:
         if breaker is not None and breaker.state is not Trust.CLOSED:
             self.breakers[name] = begun(breaker, now_s)
         return choice
+
+    def open_to(self, model: ModelConfig) -> list[str]:
+        """The names of the replicas that may be given requests for `model`."""
+        ready = self._replicas.fleet.ready(model.name)
+        return [replica.name for replica in allowed(ready, self.breakers, self._clock())]
 
     def observe(self, model: str, name: str, sign: Sign, begun_s: float) -> None:
         """What an attempt at a replica tells of it.

@@ -5,39 +5,34 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from penstock.core.errors import DeadlineError, EngineError, Phase
+from penstock.core.errors import DeadlineError, EngineError, PenstockError, Phase
 from penstock.core.record import Attempt
 from penstock.engines.client import ConnectRefusedError, EngineClient
 from penstock.engines.exchange import Exchange, MalformedResponseError, PhaseTimeouts
 from penstock.gateway.call import Call
 from penstock.gateway.forwarding import headers_to_engine
 from penstock.gateway.replicas import Replicas
+from penstock.gateway.routing import Routing
+from penstock.policy.breaker import Sign, sign_of
 from penstock.policy.fleet import Replica
 from penstock.policy.retry import Failure
-from penstock.policy.route import Choice, route
+from penstock.policy.route import Choice
 
 
 class Trial:
     """One attempt under way: its entry on the record, its permit until it is closed, and its exchange once open."""
 
-    __slots__ = ("_client", "_clock", "_closed", "_replicas", "attempt", "exchange", "replica")
+    __slots__ = ("_call", "_closed", "_trials", "attempt", "error", "exchange", "replica")
 
-    def __init__(
-        self,
-        replicas: Replicas,
-        client: EngineClient,
-        clock: Callable[[], float],
-        replica: Replica,
-        attempt: Attempt,
-    ) -> None:
-        self._replicas = replicas
-        self._client = client
-        self._clock = clock
+    def __init__(self, trials: Trials, call: Call, replica: Replica, attempt: Attempt) -> None:
+        self._trials = trials
+        self._call = call
         self._closed = False
         self.replica = replica
         self.attempt = attempt
+        self.error: PenstockError | None = None
         self.exchange: Exchange | None = None
-        replicas.take_permit(replica.name)
+        trials.replicas.take_permit(replica.name)
 
     async def open(self, call: Call, body: bytes) -> Exchange:
         """Sends the request with this body, and waits for the head of its response.
@@ -46,7 +41,8 @@ class Trial:
             EngineError: as `EngineClient.open`.
         """
         limits, streams = call.timeouts, call.request.stream
-        exchange = await self._client.open(
+        trials = self._trials
+        exchange = await trials.client.open(
             self.replica.address,
             b"POST",
             call.route.encode(),
@@ -56,7 +52,7 @@ class Trial:
                 connect_s=limits.connect_s,
                 first_byte_s=limits.first_token_s if streams else None,
                 stall_s=limits.stall_s if streams else None,
-                total_s=max(0.0, call.deadline_s - self._clock()),
+                total_s=max(0.0, call.deadline_s - trials.clock()),
             ),
         )
         if self._closed:  # amid the wake-up
@@ -69,53 +65,66 @@ class Trial:
 
     def failed(self, error: EngineError) -> Failure:
         """Notes how it failed, and tells the fleet where nothing listens."""
+        self.error = error
         failure = failure_of(error)
         self.attempt.failure = failure
         if failure is Failure.REFUSED:
-            self._replicas.refused(self.replica.name, error.message)
+            self._trials.replicas.refused(self.replica.name, error.message)
         return failure
 
     def close(self) -> None:
-        """Gives the permit back; an unfinished exchange closes its connection, so that the engine stops work."""
+        """Tells what came of it, and gives the permit back.
+
+        An unfinished exchange closes its connection, so that the engine stops work.
+        """
         if self._closed:
             return
         self._closed = True
+        trials = self._trials
+        trials.routing.observe(self._call.model.name, self.replica.name, self._sign(), self.attempt.started_s)
         if self.exchange is not None:
             self.exchange.cancel()
-        self._replicas.return_permit(self.replica.name)
+        trials.replicas.return_permit(self.replica.name)
+
+    def _sign(self) -> Sign:
+        """What it tells of its replica."""
+        exchange, call = self.exchange, self._call
+        known = exchange is not None and (exchange.complete or exchange.status >= 400)
+        # of a time that was short from the start, or used up before this attempt, the replica had no part
+        hurried = call.deadline_s - self.attempt.started_s < call.timeouts.first_token_s
+        return sign_of(
+            status=exchange.status if exchange is not None and known else None,
+            error=self.error,
+            limited_by_client=hurried,
+            no_token=call.request.stream and call.record.first_token_s is None,
+        )
 
 
 class Trials:
     """Chooses replicas for calls and begins to ask them; `clock` gives monotonic seconds."""
 
-    def __init__(self, replicas: Replicas, client: EngineClient, clock: Callable[[], float]) -> None:
-        self._replicas = replicas
-        self._client = client
-        self._clock = clock
-        self._turns: dict[str, int] = {}
+    def __init__(
+        self, replicas: Replicas, routing: Routing, client: EngineClient, clock: Callable[[], float]
+    ) -> None:
+        self.replicas = replicas
+        self.routing = routing
+        self.client = client
+        self.clock = clock
 
     def choose(self, call: Call) -> Choice | None:
         """A replica, one that the call has not tried where there is one; None where none is ready."""
-        model = call.model.name
-        turn = self._turns[model] = self._turns.get(model, -1) + 1
-        return route(
-            self._replicas.fleet.ready(model),
-            self._replicas.in_flight,
-            turn,
-            strategy=call.model.routing,
-            tried=frozenset(call.tried),
-        )
+        return self.routing.choose(call.model, call.request.body, call.session, frozenset(call.tried))
 
     def elsewhere(self, call: Call) -> bool:
-        """Whether a ready replica is left that the call has not tried."""
-        return any(replica.name not in call.tried for replica in self._replicas.fleet.ready(call.model.name))
+        """Whether a replica is left that the call has not tried, and that may be given requests."""
+        return any(name not in call.tried for name in self.routing.open_to(call.model))
 
     def begin(self, call: Call, replica: Replica, reason: str) -> Trial:
         """An attempt at `replica`, with its permit and on the record; must be closed."""
-        attempt = Attempt(replica.name, reason, self._clock())
+        attempt = Attempt(replica.name, reason, self.clock())
         call.record.attempts.append(attempt)
         call.tried.add(replica.name)
-        return Trial(self._replicas, self._client, self._clock, replica, attempt)
+        return Trial(self, call, replica, attempt)
 
 
 def failure_of(error: EngineError) -> Failure:

@@ -154,7 +154,9 @@ class Delivered:
         self.raw: list[bytes] = []
         self.obstacle = ""
         self._text = bytearray()  # the inside of a JSON string
-        self._recent: deque[bytes] = deque(maxlen=RECENT_MAX)  # each event's by a line feed, which JSON has none of
+        self._recent: deque[bytes] = deque(
+            maxlen=RECENT_MAX
+        )  # each event's by a line feed, which JSON has none of
         self._tokens = 0
         self._frame: tuple[bytes, bytes, bytes] | None = None  # what is before, behind and between two texts
         self._id: str | None = None
@@ -185,7 +187,9 @@ class Delivered:
         return Answer(
             text=json.loads(b'"%b"' % bytes(self._text)),
             tokens=self._tokens,
-            recent=tuple(json.loads(b'"%b"' % text) for text in b"\n".join(self._recent).split(b"\n") if text),
+            recent=tuple(
+                json.loads(b'"%b"' % text) for text in b"\n".join(self._recent).split(b"\n") if text
+            ),
             id=self._id,
             created=self._created,
             role=self._role,

@@ -1,0 +1,131 @@
+"""What can't be had, does not start or answers wrongly is left out and named; processes are held and let go."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from benchmarks.gateway.arms import Arm, Launch, Place
+from benchmarks.gateway.peers import AbsentError, Package
+from benchmarks.gateway.plan import Plan, Step, plain
+from benchmarks.gateway.processes import Throttle
+from benchmarks.gateway.sitting import measure, percentile
+
+ANSWERS_WRONGLY = """
+import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+class Wrong(BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(200)
+        self.send_header("content-length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+HTTPServer(("127.0.0.1", int(sys.argv[1])), Wrong).serve_forever()
+"""
+
+
+def python(code: str) -> Arm:
+    def launch(place: Place) -> Launch:
+        return Launch((sys.executable, "-c", code, str(place.port)))
+
+    return Arm("odd", launch)
+
+
+def skipped(arm: Arm, cache: Path) -> str:
+    results = measure([arm], Plan((Step("plain", plain(1, 0.1)),), rounds=2), cache)
+    assert results.cells == []
+    return results.skipped[arm.name]
+
+
+def test_an_arm_that_does_not_start_is_left_out_with_its_last_words(tmp_path: Path) -> None:
+    why = skipped(python("raise SystemExit('no such flag')"), tmp_path)
+
+    assert why == "it has ended: no such flag"
+
+
+def test_an_arm_that_answers_wrongly_is_left_out(tmp_path: Path) -> None:
+    why = skipped(python(ANSWERS_WRONGLY), tmp_path)
+
+    assert why.startswith("it does not pass a plain call or a stream: ")
+
+
+def test_a_program_that_is_not_installed_is_left_out(tmp_path: Path) -> None:
+    why = skipped(Arm("odd", python("").launch, program="no-such-program"), tmp_path)
+
+    assert why == "it is not installed: apt-get install no-such-program"
+
+
+def test_a_peer_that_pip_cannot_install_is_left_out_and_tried_anew(tmp_path: Path) -> None:
+    (tmp_path / "odd.txt").write_text("./no-such-package\n")
+    package = Package("odd", "odd")
+
+    for _ in range(2):  # what was begun is not taken for whole
+        with pytest.raises(AbsentError, match=r"pip could not install it: ERROR: .*no-such-package"):
+            package.installed(tmp_path / "cache", tmp_path)
+
+
+def test_a_peer_for_another_python_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "odd.txt").write_text("odd==1\n")
+
+    with pytest.raises(AbsentError, match=r"it needs Python 99\.0 or newer"):
+        Package("odd", "odd", python_min=(99, 0)).installed(tmp_path / "cache", tmp_path)
+
+
+@pytest.mark.parametrize("line", ["odd==1.2", "Odd==1.2", "odd @ git+https://example.com/odd@1.2"])
+def test_the_version_is_the_one_that_is_pinned(tmp_path: Path, line: str) -> None:
+    (tmp_path / "odd.txt").write_text(f"other==3\n{line}\nodd-more==4\n")
+
+    assert Package("odd", "odd").version(tmp_path) == "1.2"
+
+
+@dataclass(eq=False)
+class Member:
+    """A process that uses a whole core while it runs."""
+
+    pid: int = 1
+    stopped: bool = False
+    log: list[str] = field(default_factory=list)
+
+    def suspend(self) -> None:
+        self.stopped = True
+        self.log.append("stop")
+
+    def resume(self) -> None:
+        self.stopped = False
+        self.log.append("go")
+
+
+def test_a_throttled_process_gets_its_share_and_goes_on_at_the_end() -> None:
+    member, used_s, tick_s = Member(), 0.0, 0.002
+    throttle = Throttle([member], 0.25, 0.0, lambda _pid: used_s)  # type: ignore[list-item]
+
+    for number in range(1, 5001):
+        used_s += 0.0 if member.stopped else tick_s
+        throttle.tick(number * tick_s)
+    throttle.end()
+
+    assert used_s == pytest.approx(0.25 * 5000 * tick_s, rel=0.01)
+    assert member.log[-1] == "go"
+    assert member.log.count("stop") == member.log.count("go")
+
+
+def test_a_throttled_process_saves_up_no_more_than_a_burst() -> None:
+    member, used_s = Member(), 0.0
+    throttle = Throttle([member], 0.25, 0.0, lambda _pid: used_s)  # type: ignore[list-item]
+
+    throttle.tick(100.0)
+    used_s = 0.03
+    throttle.tick(100.002)
+
+    assert member.stopped
+    throttle.end()
+    assert not member.stopped
+
+
+def test_percentiles_are_by_nearest_rank() -> None:
+    values = [float(number) for number in range(1, 101)]
+
+    assert [percentile(values, p) for p in (0, 50, 99, 100)] == [1.0, 50.0, 99.0, 100.0]
