@@ -2,6 +2,8 @@
 # Nothing is installed outside .venv, but for Debian packages that tests need (tools/install_test_packages.sh).
 
 PYTHON ?= python3
+SEEDS ?= 4000
+MINUTES ?= 15
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -14,10 +16,10 @@ INSTALL_FAILED = { echo "error: installing failed; the lines above say why" >&2;
 	echo "hint: pip needs a package index; set PIP_INDEX_URL where yours is not the usual one" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up stop status test check fmt lock clean python
+.PHONY: help setup up stop status test test-simulation soak bench-gateway check fmt lock clean python
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(RUNTIME)  ## install Penstock into .venv
 
@@ -33,6 +35,16 @@ status: $(RUNTIME)  ## show what runs
 test: $(DEV)  ## run all tests
 	@tools/install_test_packages.sh
 	$(BIN)/python -m pytest
+
+test-simulation: $(DEV)  ## run the gateway's policies in virtual time; SEEDS=20000 for more
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS)
+
+soak: $(DEV)  ## run a gateway under load and faults for MINUTES=15, and see that nothing grows
+	$(BIN)/python -m tests.soak --minutes $(MINUTES)
+
+bench-gateway: $(DEV)  ## compare the gateway with nginx, in about a minute
+	@tools/install_test_packages.sh
+	$(BIN)/python -m benchmarks.gateway --quick
 
 check: $(DEV)  ## run the linters, the type checker and the import rules
 	$(BIN)/ruff check

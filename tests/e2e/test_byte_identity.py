@@ -7,7 +7,6 @@ import json
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from itertools import pairwise
 from types import ModuleType
 from typing import Any
@@ -42,13 +41,13 @@ few = settings(
 )
 
 
-@dataclass
 class Bench:
     """A gateway before an engine that answers as `script` says."""
 
-    front: Gateway
-    engine: ScriptedEngine
-    script: Callable[[socket.socket], object]
+    def __init__(self, front: Gateway, engine: ScriptedEngine) -> None:
+        self.front = front
+        self.engine = engine
+        self.script: Callable[[socket.socket], object] = lambda sock: answer(sock, REPLY)
 
     def post(self, route: str, body: bytes, **headers: str) -> Reply:
         return self.front.request("POST", route, body, {"Content-Type": "application/json", **headers})
@@ -84,7 +83,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
         engine = stack.enter_context(scripted_engine(lambda sock, _: made.script(sock)))
         config = remote("m", engine, extra='aliases = ["al\\u00efas"]')
         front = stack.enter_context(ready_gateway(tmp_path_factory.mktemp("identity"), config))
-        made = Bench(front, engine, lambda sock: answer(sock, REPLY))
+        made = Bench(front, engine)
         yield made
 
 
@@ -138,11 +137,12 @@ def test_of_a_stream_only_include_usage_is_added(bench: Bench, route: str) -> No
 def test_stream_options_keep_what_else_they_have(
     bench: Bench, route: str, given_options: str, passed: str | None
 ) -> None:
-    body = '{{"stream_options": {} ,"model":"m","stream":true,' + REQUIRED[route] + "}}"
+    def body(options: str) -> str:
+        return f'{{"stream_options": {options} ,"model":"m","stream":true,{REQUIRED[route]}}}'
 
-    arrived = bench.arrived(route, body.format(given_options).encode())
+    arrived = bench.arrived(route, body(given_options).encode())
 
-    assert arrived.decode() == body.format(passed or given_options)
+    assert arrived.decode() == body(passed or given_options)
 
 
 @pytest.mark.parametrize("route", [EMBEDDINGS, RESPONSES, "/v1/rerank"])
