@@ -17,6 +17,7 @@ FIELDS = {
     "request_id", "route", "model", "tenant", "key_id", "stream", "status", "outcome", "fault", "error_code",
     "replica", "attempts", "duration_s", "ttft_s", "tpot_s", "overhead_s", "prompt_tokens",
     "completion_tokens", "usage_source", "request_bytes", "response_bytes", "events",
+    *("priority", "queue_s", "continuations", "hedged", "replayed", "cost_usd"),
 }  # fmt: skip
 
 

@@ -112,6 +112,12 @@ class RequestLine(msgspec.Struct):
     request_bytes: int
     response_bytes: int
     events: int
+    priority: str
+    queue_s: float | None
+    continuations: int
+    hedged: bool
+    replayed: bool
+    cost_usd: float
     event: str = "request"
     level: str = "info"
 
@@ -183,6 +189,12 @@ def request_line(record: RequestRecord) -> RequestLine:
         record.request_bytes,
         record.response_bytes,
         record.events,
+        record.priority,
+        _rounded(record.queue_s),
+        record.continuations,
+        record.hedged,
+        record.replayed,
+        record.cost_usd,
     )
 
 
