@@ -106,5 +106,5 @@ def _made(argv: Sequence[str]) -> None:
         raise AbsentError(f"installing it took longer than {INSTALL_TIMEOUT_S:g} s") from None
     if done.returncode:
         said = [line.strip() for line in (done.stdout + done.stderr).splitlines()]
-        reasons = [line for line in said if re.match(r"(ERROR|error|fatal):", line)]
+        reasons = [line for word in ("fatal:", "ERROR:", "error:") for line in said if line.startswith(word)]
         raise AbsentError(f"pip could not install it: {(reasons or said or ['no reason given'])[0][:300]}")

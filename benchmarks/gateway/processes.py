@@ -24,7 +24,7 @@ class Tree:
     """A process and its descendants, found once, so that watching them costs little: see `look`."""
 
     def __init__(self, root: psutil.Process) -> None:
-        self._root = root
+        self.root = root
         self._cpu_s: dict[int, float] = {}
         self.members: list[psutil.Process] = []
         self.look()
@@ -32,7 +32,7 @@ class Tree:
     def look(self) -> None:
         """Finds the descendants anew; those that have ended keep their count."""
         with suppress(psutil.NoSuchProcess):
-            self.members = [self._root, *self._root.children(recursive=True)]
+            self.members = [self.root, *self.root.children(recursive=True)]
 
     def cpu_s(self) -> dict[int, float]:
         """User and system seconds of each member so far, by its id."""

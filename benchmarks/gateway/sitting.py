@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -141,7 +141,7 @@ def _measure_arm(bench: _Bench, number: int, results: Results) -> None:
     for group in ([step for step in steps if not step.fresh], *([step] for step in steps if step.fresh)):
         if not group:
             continue
-        with _up(bench) as (tree, port, ready_s):
+        with _up(bench) as (tree, port, ready_s, folder):
             if tree is not None:
                 time.sleep(SETTLE_S)
                 tree.look()
@@ -153,7 +153,11 @@ def _measure_arm(bench: _Bench, number: int, results: Results) -> None:
                     raise ArmError(f"it does not pass a plain call or a stream: {tried.void}")
             for step in group:
                 here = Step(step.key, at(step.load, port), share=step.share)
-                results.cells.append(_run(bench, number, here, tree))
+                cell = _run(bench, number, here, tree)
+                results.cells.append(cell)
+                if tree is not None and not _runs(tree.root):
+                    cell.void = f"it has ended: {_last_words(folder) or cell.void}"
+                    break  # the loads that follow would find nobody
 
 
 def _run(bench: _Bench, number: int, step: Step, tree: Tree | None) -> Cell:
@@ -244,11 +248,11 @@ def _watch(child: subprocess.Popen[bytes], tree: Tree | None, throttle: Throttle
 
 
 @contextmanager
-def _up(bench: _Bench) -> Iterator[tuple[Tree | None, int, float]]:
-    """The arm while it runs: its processes, its port, and the seconds until it served a request."""
+def _up(bench: _Bench) -> Iterator[tuple[Tree | None, int, float, Path]]:
+    """The arm while it runs: its processes, its port, the seconds until it served a request, and its folder."""
     arm = bench.arm
     if arm.launch is None:
-        yield None, bench.engine_port, 0.0
+        yield None, bench.engine_port, 0.0, Path()
         return
     with tempfile.TemporaryDirectory(prefix=f"bench-{arm.name}-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
@@ -257,14 +261,20 @@ def _up(bench: _Bench) -> Iterator[tuple[Tree | None, int, float]]:
         began_s = time.monotonic()
         with started(launch, folder) as process:
             while not _serves(port):
-                if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+                if not _runs(process):
                     raise ArmError(f"it has ended: {_last_words(folder)}")
                 if time.monotonic() - began_s > READY_TIMEOUT_S:
                     raise ArmError(
                         f"it did not serve a request within {READY_TIMEOUT_S:g} s: {_last_words(folder)}"
                     )
                 time.sleep(ASK_EVERY_S)
-            yield Tree(process), port, time.monotonic() - began_s
+            yield Tree(process), port, time.monotonic() - began_s, folder
+
+
+def _runs(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def _last_words(folder: Path) -> str:

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.gateway.arms import Arm, Launch, Place
 from benchmarks.gateway.peers import AbsentError, Package
 from benchmarks.gateway.plan import Plan, Step, plain
-from benchmarks.gateway.processes import Throttle
+from benchmarks.gateway.processes import ROOT, Throttle
 from benchmarks.gateway.sitting import measure, percentile
 
 ANSWERS_WRONGLY = """
@@ -26,10 +26,30 @@ class Wrong(BaseHTTPRequestHandler):
 HTTPServer(("127.0.0.1", int(sys.argv[1])), Wrong).serve_forever()
 """
 
+# As many as one plain call at the start and the warm-up need, and some more.
+ENDS_AMID = """
+import os, sys
+from benchmarks.gateway import backend, replies
+import asyncio, uvloop
+left = 1 + 4 + 200 + 50
+class Ends(backend.Backend):
+    def on_message_complete(self):
+        global left
+        left -= 1
+        if not left:
+            print("no memory left", flush=True)
+            os._exit(1)
+        super().on_message_complete()
+async def serve():
+    server = await asyncio.get_running_loop().create_server(Ends, "127.0.0.1", int(sys.argv[1]))
+    await server.serve_forever()
+uvloop.run(serve())
+"""
+
 
 def python(code: str) -> Arm:
     def launch(place: Place) -> Launch:
-        return Launch((sys.executable, "-c", code, str(place.port)))
+        return Launch((sys.executable, "-c", code, str(place.port)), env={"PYTHONPATH": str(ROOT)})
 
     return Arm("odd", launch)
 
@@ -52,6 +72,14 @@ def test_an_arm_that_answers_wrongly_is_left_out(tmp_path: Path) -> None:
     assert why.startswith("it does not pass a plain call or a stream: ")
 
 
+def test_an_arm_that_ends_amid_a_load_voids_it_and_is_asked_no_more(tmp_path: Path) -> None:
+    loads = [Step(key, plain(1, 60.0)) for key in ("plain", "prompt")]
+
+    results = measure([python(ENDS_AMID)], Plan(tuple(loads), rounds=1), tmp_path)
+
+    assert [(cell.step, cell.void) for cell in results.cells] == [("plain", "it has ended: no memory left")]
+
+
 def test_a_program_that_is_not_installed_is_left_out(tmp_path: Path) -> None:
     why = skipped(Arm("odd", python("").launch, program="no-such-program"), tmp_path)
 
@@ -65,6 +93,21 @@ def test_a_peer_that_pip_cannot_install_is_left_out_and_tried_anew(tmp_path: Pat
     for _ in range(2):  # what was begun is not taken for whole
         with pytest.raises(AbsentError, match=r"pip could not install it: ERROR: .*no-such-package"):
             package.installed(tmp_path / "cache", tmp_path)
+
+
+def test_a_peer_is_installed_once_for_its_versions(tmp_path: Path) -> None:
+    (tmp_path / "odd.txt").write_text("")
+    package = Package("odd", "odd")
+
+    venv = package.installed(tmp_path / "cache", tmp_path)
+    (venv / "kept").touch()
+    again = package.installed(tmp_path / "cache", tmp_path)
+    (tmp_path / "odd.txt").write_text("./no-such-package\n")
+
+    assert again == venv
+    assert (venv / "kept").exists()
+    with pytest.raises(AbsentError):
+        package.installed(tmp_path / "cache", tmp_path)
 
 
 def test_a_peer_for_another_python_is_left_out(tmp_path: Path) -> None:

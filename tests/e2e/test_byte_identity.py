@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import pairwise
@@ -21,7 +22,7 @@ from openai.types.responses import response_create_params
 from tests.e2e.load import CHAT, COMPLETIONS, EMBEDDINGS
 from tests.e2e.processes import Gateway, Reply, ready_gateway, remote
 from tests.e2e.request_fields import FIELDS, REQUIRED
-from tests.e2e.scripted import ScriptedEngine, answer, begin_stream, say, scripted_engine
+from tests.e2e.scripted import ScriptedEngine, begin_stream, say, scripted_engine
 
 RESPONSES = "/v1/responses"
 ROUTES = tuple(FIELDS)
@@ -35,10 +36,23 @@ OPENAI_PARAMS: dict[str, tuple[ModuleType, str]] = {
 REPLY = (
     b'{"id":"1","choices":[{"index":0,"message":{"role":"assistant","content":"x"},"finish_reason":"stop"}]}'
 )
+PAUSED_PIECES = 3  # few enough to wait after each, so that the gateway reads one by one
+PAUSE_S = 0.002
 BAD = 5  # shown of what did not pass
 few = settings(
     max_examples=60, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
+
+
+def reply_of(status: int, body: bytes, media_type: str = "application/json", *more: str) -> bytes:
+    """A whole response, to be sent at once."""
+    head = [
+        f"HTTP/1.1 {status} Whatever",
+        f"content-type: {media_type}",
+        f"content-length: {len(body)}",
+        *more,
+    ]
+    return "\r\n".join([*head, "", ""]).encode() + body
 
 
 class Bench:
@@ -47,14 +61,14 @@ class Bench:
     def __init__(self, front: Gateway, engine: ScriptedEngine) -> None:
         self.front = front
         self.engine = engine
-        self.script: Callable[[socket.socket], object] = lambda sock: answer(sock, REPLY)
+        self.script: Callable[[socket.socket], object] = lambda sock: sock.sendall(reply_of(200, REPLY))
 
     def post(self, route: str, body: bytes, **headers: str) -> Reply:
         return self.front.request("POST", route, body, {"Content-Type": "application/json", **headers})
 
     def arrived(self, route: str, body: bytes) -> bytes:
         """What of `body` arrives at the engine."""
-        self.script = lambda sock: answer(sock, REPLY)
+        self.script = lambda sock: sock.sendall(reply_of(200, REPLY))
         before = len(self.engine.requests)
         reply = self.post(route, body)
         assert reply.status == 200, (reply.body, body)
@@ -67,9 +81,12 @@ class Bench:
         """What of a stream that comes in these pieces arrives at the client."""
 
         def script(sock: socket.socket) -> None:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             begin_stream(sock)
             for piece in pieces:
                 say(sock, piece)
+                if len(pieces) <= PAUSED_PIECES:
+                    time.sleep(PAUSE_S)
             sock.sendall(b"0\r\n\r\n")
 
         self.script = script
@@ -299,23 +316,13 @@ def test_a_large_body_arrives(bench: Bench) -> None:
 # -- replies -------------------------------------------------------------------------------------------
 
 
-def reply_of(status: int, body: bytes, media_type: str, *more: str) -> bytes:
-    head = [
-        f"HTTP/1.1 {status} Whatever",
-        f"content-type: {media_type}",
-        f"content-length: {len(body)}",
-        *more,
-    ]
-    return "\r\n".join([*head, "", ""]).encode() + body
-
-
 @few
 @given(text=values(), route=st.sampled_from(ROUTES), padding=spaces())
 def test_odd_json_of_an_engine_reaches_the_client_as_it_was(
     bench: Bench, text: str, route: str, padding: str
 ) -> None:
     reply = f'{padding}{{"id":1,"choices":[],"x":{text},"x":{text}}}{padding}'.encode()
-    bench.script = lambda sock: answer(sock, reply)
+    bench.script = lambda sock: sock.sendall(reply_of(200, reply))
 
     got = bench.post(route, f'{{"model":"m",{REQUIRED[route]}}}'.encode())
 
@@ -342,7 +349,7 @@ def test_any_bytes_of_an_engine_reach_the_client(
 @pytest.mark.parametrize("size", [1_048_576, 1_048_577, 5_000_000])
 def test_a_large_reply_reaches_the_client(bench: Bench, size: int) -> None:
     reply = b'{"x":"%b"}' % (b"y" * (size - 8))
-    bench.script = lambda sock: answer(sock, reply)
+    bench.script = lambda sock: sock.sendall(reply_of(200, reply))
 
     got = bench.post(CHAT, f'{{"model":"m",{REQUIRED[CHAT]}}}'.encode())
 

@@ -25,7 +25,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sim]:
 @pytest.fixture
 def front(folder: Path, engine: Sim) -> Iterator[Gateway]:
     with ready_gateway(folder, remote("m", engine) + TENANTS, PENSTOCK_GATEWAY__WORKERS="2") as server:
-        wait_until(lambda: workers(server) == 2, "both workers")
+        wait_until(lambda: workers(server) == 2 and all_ready(server), "both workers")
         yield server
 
 
@@ -33,6 +33,11 @@ def workers(front: Gateway) -> int:
     reply = front.admin("/admin/overview")
     count: int = reply.json()["workers"] if reply.status == 200 else 0
     return count
+
+
+def all_ready(front: Gateway) -> bool:
+    """Whether whichever worker the kernel chooses is ready."""
+    return all(front.request("GET", "/ready").status == 200 for _ in range(12))
 
 
 def pids(front: Gateway) -> list[int]:
@@ -66,7 +71,7 @@ def test_a_killed_worker_is_replaced_and_its_parallel_requests_are_given_back(fr
     os.kill(victim, signal.SIGKILL)
 
     wait_until(lambda: victim not in pids(front) and len(pids(front)) == 2, "another worker")
-    wait_until(lambda: workers(front) == 2, "both workers to tell of themselves")
+    wait_until(lambda: workers(front) == 2 and all_ready(front), "both workers to tell of themselves")
     assert front.ask("hi", "m").status == 200
     parallel = {one["subject_id"]: one["parallel"] for one in front.admin("/admin/limits").json()["limits"]}
     assert set(parallel.values()) == {0}

@@ -1,0 +1,55 @@
+"""A gateway that follows a changed configuration."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+
+from penstock.assembly.workers import Worker
+from penstock.core.config_sources import ConfigError, Loaded
+from penstock.core.errors import ClientError, PenstockError
+from penstock.gateway.lines import Lines
+from penstock.gateway.settings import Settings
+from penstock.telemetry.logs import Logger
+
+
+class GatewayReload:
+    """Puts the configuration in force as it is now; one with mistakes is refused whole."""
+
+    def __init__(
+        self, settings: Settings, load: Callable[[], Loaded], lines: Lines, worker: Worker, log: Logger
+    ) -> None:
+        self._settings = settings
+        self._load = load
+        self._lines = lines
+        self._worker = worker
+        self._log = log
+
+    async def asked(self) -> int:
+        """A reload that the admin API was asked for; returns the generation.
+
+        Raises:
+            ClientError: the configuration has mistakes.
+        """
+        try:
+            self._apply()
+        except ConfigError as error:
+            raise ClientError(
+                error.message, code="invalid_configuration", hint="everything is as it was before"
+            ) from None
+        if self._worker.count > 1:
+            os.kill(os.getppid(), signal.SIGHUP)  # which tells the other workers
+        return self._settings.generation
+
+    def signalled(self) -> None:
+        """A reload by SIGHUP."""
+        try:
+            self._apply()
+        except PenstockError as error:
+            self._log.error("reload refused", problems=error.message)
+
+    def _apply(self) -> None:
+        self._settings.apply(self._load().config)
+        self._lines.refresh()
+        self._log.info("reloaded", generation=self._settings.generation)

@@ -1,0 +1,163 @@
+"""What a gateway keeps: limits, answers, journal and ledger; of one process, one machine, or all that share Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+from penstock.assembly.workers import Worker
+from penstock.core.config import Config
+from penstock.core.errors import PenstockError
+from penstock.store.answers import AnswerStore
+from penstock.store.answers_local import LocalAnswers
+from penstock.store.home import Home
+from penstock.store.journal import Journal
+from penstock.store.keys import KeyRing
+from penstock.store.ledger import Ledger
+from penstock.store.limits import LimitStore, LocalLimits
+from penstock.store.limits_shared import SharedLimits
+from penstock.telemetry.logs import Logger
+
+if TYPE_CHECKING:
+    from penstock.store.answers_redis import RedisAnswers
+    from penstock.store.limits_redis import RedisLimits
+
+INGEST_EVERY_S = 1.0
+INGEST_WITHIN_S = 30.0
+ANSWER_PATIENCE_S = 0.25  # an answer is larger than a limit
+
+
+class Stores:
+    """The stores of one gateway process."""
+
+    def __init__(self, config: Config, home: Home, worker: Worker, keys: KeyRing, log: Logger) -> None:
+        self._keys = keys
+        self._log = log
+        self._redis_limits: RedisLimits | None = None
+        self._redis_answers: RedisAnswers | None = None
+        self._seeding: asyncio.Task[None] | None = None
+        self.shared_is_up = config.shared.redis is None
+        self.limits = self._open_limits(config, home, worker)
+        self.answers = self._open_answers(config, home)
+        self.journal = Journal(
+            home.journal,
+            time.time,
+            sync=config.usage.journal_sync,
+            on_failure=config.usage.on_journal_failure,
+            on_problem=self._on_problem,
+            on_recovered=lambda kept: log.info("journal works again", kept_lines=kept),
+        )
+        self._ledger = Ledger(
+            home.ledger,
+            home.journal,
+            time.time,
+            keep_s=config.usage.journal_keep_s,
+            on_problem=self._on_problem,
+        )
+
+    async def start(self) -> None:
+        """Reaches what is shared, and lets budgets go on from what the ledger says was spent."""
+        if self._redis_limits is not None:
+            await self._redis_limits.start()
+            if self._redis_limits.up:
+                self._on_redis(up=True, why="")
+        if self._redis_answers is not None:
+            await self._redis_answers.start()
+        await self._seed_spend()
+
+    async def keep_ledger(self) -> None:
+        """Brings the journal into the ledger, in a thread: whichever worker comes first does it for all."""
+        told = (0, 0)
+        while True:
+            try:
+                report = await asyncio.to_thread(self._ledger.ingest)
+                damage = (report.torn, report.unreadable)
+                if any(damage) and damage != told:
+                    self._log.warning(
+                        "damaged lines in the journal", torn=report.torn, unreadable=report.unreadable
+                    )
+                told = damage
+            except PenstockError as error:
+                self._on_problem(error)
+            await asyncio.sleep(INGEST_EVERY_S)
+
+    def on_answers(self, works: bool, why: str) -> None:
+        """Tells whether answers for idempotency keys can be kept."""
+        if works:
+            self._log.info("answers are kept again")
+        else:
+            self._log.error("answers for idempotency keys can't be kept", why=why)
+
+    async def close(self) -> None:
+        """Lets go of files and connections."""
+        self.journal.close()
+        await self.limits.close()
+
+    def _open_limits(self, config: Config, home: Home, worker: Worker) -> LimitStore:
+        here: LimitStore = (
+            SharedLimits(home.limits, worker.number, time.time)
+            if worker.count > 1
+            else LocalLimits(time.time)
+        )
+        shared = config.shared
+        if shared.redis is None:
+            return here
+        from penstock.store.limits_redis import RedisLimits  # 5 MB that few need
+
+        self._redis_limits = RedisLimits(
+            shared.redis.get_secret_value(),
+            shared.prefix,
+            time.time,
+            here,
+            shared.timeout_s,
+            self._on_redis,
+        )
+        return self._redis_limits
+
+    def _open_answers(self, config: Config, home: Home) -> AnswerStore:
+        bounds: Any = {
+            "ttl_s": config.idempotency.ttl_s,
+            "entries_max": config.idempotency.entries_max,
+            "bytes_max": config.idempotency.bytes_max,
+        }
+        here = LocalAnswers(home.answers, time.time, **bounds, on_problem=self._log.warning)
+        shared = config.shared
+        if shared.redis is None:
+            return here
+        from penstock.store.answers_redis import RedisAnswers
+
+        url = shared.redis.get_secret_value()
+        patience_s = max(ANSWER_PATIENCE_S, shared.timeout_s)
+        self._redis_answers = RedisAnswers(url, shared.prefix, here, **bounds, timeout_s=patience_s)
+        return self._redis_answers
+
+    def _on_problem(self, error: PenstockError) -> None:
+        self._log.error(error.message, hint=error.hint)
+
+    def _on_redis(self, up: bool, why: str) -> None:
+        self.shared_is_up = up
+        if up:
+            self._log.info("redis is there: limits are shared")
+            self._seeding = asyncio.get_running_loop().create_task(self._seed_spend())
+        else:
+            self._log.error("redis is away: every machine keeps its own limits now", why=why)
+
+    async def _seed_spend(self) -> None:
+        try:
+            await asyncio.to_thread(self._ledger.ingest, wait_s=INGEST_WITHIN_S)
+            spend = await asyncio.to_thread(self._ledger.spend)
+        except PenstockError as error:  # serving does not wait for accounts to be mended
+            self._on_problem(error)
+            return
+        counted_as = {key.id: key.counted_as for key in self._keys.valid()}
+        keys: dict[str, tuple[float, float]] = {}
+        for key_id, spent in spend.keys.items():
+            subject = f"key:{counted_as.get(key_id, key_id)}"
+            day_usd, month_usd = keys.get(subject, (0.0, 0.0))
+            keys[subject] = (day_usd + spent.day_usd, month_usd + spent.month_usd)
+        tenants = {
+            f"tenant:{name}": (spent.day_usd, spent.month_usd) for name, spent in spend.tenants.items()
+        }
+        for subject, (day_usd, month_usd) in {**keys, **tenants}.items():
+            await self.limits.seed_spend(subject, day_usd, month_usd)
