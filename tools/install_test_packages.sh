@@ -4,7 +4,7 @@
 set -u
 
 packages=""
-for command in nginx curl redis-server redis-cli; do # command and package have the same name, but for one
+for command in nginx haproxy curl redis-server redis-cli; do # command and package have the same name, but for one
     [ "$command" = redis-cli ] && package=redis-tools || package=$command
     command -v "$command" >/dev/null 2>&1 || [ -x "/usr/sbin/$command" ] || packages="$packages $package"
 done

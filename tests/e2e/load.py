@@ -326,7 +326,11 @@ def apply_all(target: Target, asks: Sequence[Ask], *, clients: int) -> list[Seen
 
 
 class Background(threading.Thread):
-    """Load until `stop`, in a thread of its own; `seen` grows meanwhile."""
+    """Load until `stop`, in a thread of its own.
+
+    Args:
+        on_seen: takes what each client saw; without it, `seen` does.
+    """
 
     def __init__(
         self,
@@ -335,6 +339,7 @@ class Background(threading.Thread):
         *,
         clients: int,
         pause_s: Callable[[], float] = lambda: 0.0,
+        on_seen: Callable[[Seen], None] | None = None,
     ) -> None:
         super().__init__(daemon=True)
         self._target = target
@@ -344,6 +349,7 @@ class Background(threading.Thread):
         self._stopping = threading.Event()
         self._error: BaseException | None = None
         self.seen: list[Seen] = []
+        self._on_seen = on_seen or self.seen.append
 
     def run(self) -> None:
         try:
@@ -353,7 +359,7 @@ class Background(threading.Thread):
                         self._target,
                         self._asks(),
                         clients=self._clients,
-                        on_seen=self.seen.append,
+                        on_seen=self._on_seen,
                         pause_s=self._pause_s,
                     )
                 )

@@ -28,7 +28,7 @@ from tests.e2e.questions import Mix, Question, questions
 from tests.e2e.scripted import begin_stream, say, scripted_engine, token
 from tests.e2e.test_streams import chat, open_stream, read_until
 
-KILLS = int(os.environ.get("PENSTOCK_KILLS", "10"))
+KILLS = int(os.environ.get("PENSTOCK_KILLS", "8"))
 SEED = int(os.environ.get("PENSTOCK_CHAOS_SEED", "0")) or time.time_ns() % 2**32
 CLIENTS = 24
 TOKENS = 24

@@ -1,0 +1,1 @@
+"""Long runs: what must not grow, does not."""
