@@ -12,7 +12,17 @@ from pathlib import Path
 import pytest
 
 from penstock.core.errors import PenstockError
-from penstock.store.runtime import Holder, Lock, Registration, Registry, lock_holder
+from penstock.store.runtime import (
+    Drained,
+    Holder,
+    Lock,
+    Registration,
+    Registry,
+    Reload,
+    lock_holder,
+    read_reload,
+    write_reload,
+)
 
 HOLD = """
 import sys, signal
@@ -173,3 +183,34 @@ def test_a_lock_that_is_looked_at_meanwhile_is_taken_all_the_same(tmp_path: Path
     Lock(tmp_path / "lock", sleep=lambda _: first.release()).acquire(Holder(pid=72))
 
     assert lock_holder(tmp_path / "lock") == Holder(pid=72)
+
+
+def test_drained_replicas_are_known_to_everybody_until_they_are_taken_out(tmp_path: Path) -> None:
+    path = tmp_path / "drained.json"
+    here, there = Drained(path), Drained(path)
+
+    here.set("a", drained=True)
+    here.set("b", drained=True)
+    both = there()
+    here.set("a", drained=False)
+
+    assert (both, there()) == ({"a", "b"}, {"b"})
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"a": 1}', "[1]"])
+def test_a_damaged_list_of_drained_replicas_changes_nothing(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "drained.json"
+    drained = Drained(path)
+    drained.set("a", drained=True)
+    before = drained()
+    path.write_text(text)
+
+    assert (before, drained()) == ({"a"}, {"a"})
+
+
+def test_what_became_of_a_reload_is_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "reloaded.json"
+    write_reload(path, Reload(changes=("model b is new",)))
+
+    assert read_reload(path).changes == ("model b is new",)
+    assert read_reload(tmp_path / "nothing").error
