@@ -41,6 +41,8 @@ test-simulation: $(DEV)  ## run the gateway's policies in virtual time; SEEDS=20
 
 soak: $(DEV)  ## run a gateway under load and faults for MINUTES=15, and see that nothing grows
 	$(BIN)/python -m tests.soak --minutes $(MINUTES)
+	PENSTOCK_CHAOS_REQUESTS=10000 PENSTOCK_KILLS=60 $(BIN)/python -m pytest tests/e2e/test_chaos.py \
+		tests/e2e/test_kill_gateway.py --timeout 600
 
 bench-gateway: $(DEV)  ## compare the gateway with nginx, in about a minute
 	@tools/install_test_packages.sh

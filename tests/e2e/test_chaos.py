@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import threading
 import time
 from collections import Counter
 from contextlib import ExitStack
@@ -16,15 +18,21 @@ import pytest
 
 from penstock.store.home import Home
 from penstock.store.keys import KeyStore, KeyTerms
-from tests.e2e.accounts import Rows, agree, disagreements, ledger, leftovers, log_lines, reached, settled
-from tests.e2e.load import End, Seen, Target, apply_all
-from tests.e2e.processes import Gateway, ready_gateway, remote, sim_engine, wait_until
+from tests.e2e.accounts import Row, Rows, agree, disagreements, ledger, leftovers, log_lines, reached, settled
+from tests.e2e.load import CHAT, End, Seen, Target, apply_all
+from tests.e2e.processes import PATIENCE_S, Gateway, ready_gateway, remote, sim_engine, wait_until
 from tests.e2e.questions import Mix, questions
+from tests.e2e.scripted import ROLE, answer, begin_stream, say, scripted_engine, token
+from tests.e2e.test_streams import chat, open_stream, read_until
 
 REQUESTS = int(os.environ.get("PENSTOCK_CHAOS_REQUESTS", "2000"))
 SEED = int(os.environ.get("PENSTOCK_CHAOS_SEED", "0")) or time.time_ns() % 2**32
 CLIENTS = 64
 TOKENS = 16
+
+REPLY = (
+    b'{"id":"1","choices":[{"index":0,"message":{"role":"assistant","content":"x"},"finish_reason":"stop"}]}'
+)
 
 # Each strikes by itself, on every engine; more than a tenth of all requests meets one of them.
 FAULTS = (
@@ -172,3 +180,63 @@ def spent_by_ledger(rows: Rows) -> dict[str, float]:
     return {
         "poor": sum(row["cost_nano_usd"] for (row,) in rows.values() if row["tenant"] == "poor") / 1e9,
     }
+
+
+# -- what the storm has brought to light -----------------------------------------------------------------
+
+
+def row_after(front: Gateway, request_id: str) -> Row:
+    line = front.record(request_id)
+    (row,) = ledger(front)[request_id]
+    assert (row["outcome"], row["completion_tokens"]) == (line["outcome"], line["completion_tokens"])
+    return row
+
+
+def test_tokens_that_come_with_the_end_are_counted_where_the_engine_tells_no_usage(folder: Path) -> None:
+    def script(sock: socket.socket, _: int) -> None:
+        begin_stream(sock)
+        say(sock, ROLE + token("one") + token("two") + b"data: [DONE]\n\n")
+        sock.sendall(b"0\r\n\r\n")
+
+    with scripted_engine(script) as engine, ready_gateway(folder, remote("m", engine)) as front:
+        reply = front.request("POST", CHAT, chat(stream=True), {"X-Request-Id": "one-read"})
+        row = row_after(front, "one-read")
+
+    assert reply.body.endswith(b"data: [DONE]\n\n")
+    assert (row["completion_tokens"], row["usage_source"]) == (2, "events")
+
+
+def test_a_client_that_hangs_up_behind_the_end_has_had_a_whole_answer(folder: Path) -> None:
+    hold = threading.Event()
+
+    def script(sock: socket.socket, _: int) -> None:
+        begin_stream(sock)
+        say(sock, token("one") + b"data: [DONE]\n\n")
+        hold.wait(PATIENCE_S)
+
+    with scripted_engine(script) as engine, ready_gateway(folder, remote("m", engine)) as front:
+        with open_stream(front, chat()) as sock:
+            read_until(sock, b"[DONE]")
+        wait_until(lambda: front.admin("/admin/overview").json()["in_progress"] == 0, "it to be over")
+        (name,) = whole_log(front)
+        row = row_after(front, name)
+        hold.set()
+
+    assert row["outcome"] == "complete"
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [REPLY.replace(b'"stop"', b'"abort"'), REPLY[:-20], b"", b"<html>"],
+    ids=["abort", "cut", "empty", "html"],
+)
+def test_a_plain_answer_that_is_none_is_made_again(folder: Path, bad: bytes) -> None:
+    answers = [bad, REPLY]
+
+    def script(sock: socket.socket, _: int) -> None:
+        answer(sock, answers.pop(0))
+
+    with scripted_engine(script) as engine, ready_gateway(folder, remote("m", engine)) as front:
+        reply = front.ask("hello", "m")
+
+    assert (reply.status, reply.body) == (200, REPLY)

@@ -6,8 +6,9 @@ A time that was never reached is None. Metrics, the log line and every later acc
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import StrEnum
+
+import msgspec
 
 
 class Outcome(StrEnum):
@@ -19,8 +20,7 @@ class Outcome(StrEnum):
     CANCELLED = "cancelled"  # the client left first
 
 
-@dataclass(slots=True)
-class Attempt:
+class Attempt(msgspec.Struct):
     """One try of a request at one replica."""
 
     replica: str
@@ -32,8 +32,7 @@ class Attempt:
     failure: str = ""
 
 
-@dataclass(slots=True)
-class Usage:
+class Usage(msgspec.Struct, gc=False):
     """Tokens of one request; `source` says who counted: the engine, or the gateway from events it delivered."""
 
     prompt_tokens: int | None = None
@@ -41,9 +40,8 @@ class Usage:
     source: str = "none"
 
 
-@dataclass(slots=True)
-class RequestRecord:
-    """Everything that is known of one request."""
+class RequestRecord(msgspec.Struct):
+    """Everything that is known of one request: a struct, which is made several times faster than a dataclass."""
 
     request_id: str
     method: str
@@ -62,12 +60,12 @@ class RequestRecord:
     first_token_s: float | None = None
     last_token_s: float | None = None
     ended_s: float | None = None
-    attempts: list[Attempt] = field(default_factory=list)
+    attempts: list[Attempt] = []
     status: int = 0
     outcome: Outcome = Outcome.REJECTED
     fault: str = ""
     error_code: str = ""
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = msgspec.field(default_factory=Usage)
     request_bytes: int = 0
     response_bytes: int = 0
     events: int = 0  # delivered events that brought a token, as far as they were looked at

@@ -172,9 +172,12 @@ class Inference:
         except (asyncio.CancelledError, Exception) as error:
             self._end_by(error, responder, record, call.reply_headers)
         finally:
-            if charge is not None:
-                await charge.close()
-            self._close(responder, record)
+            responder.on_disconnect = None  # who leaves now does not cut what is to be settled
+            try:
+                if charge is not None:
+                    await charge.close()
+            finally:
+                self._close(responder, record)
 
     def _end_by(
         self, error: BaseException, responder: Responder, record: RequestRecord, headers: Headers
@@ -187,6 +190,8 @@ class Inference:
             self._on_bug(record.request_id, error)
             bug = InternalError("the gateway failed; this is a bug in Penstock")
             _refuse(responder, record, bug, headers)
+        elif record.outcome is Outcome.COMPLETE:
+            pass  # the client was sent all of it, and left while its engine hung up
         elif responder.gone:
             record.outcome = Outcome.CANCELLED
             record.status = record.status or 499  # as nginx logs it; nobody is there to see it

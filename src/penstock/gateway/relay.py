@@ -8,13 +8,14 @@ usage or an ending. Neither awaits anything per read: the engine's read ends in 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
-
-import msgspec
+from http import HTTPStatus
 
 from penstock.core.errors import ClientError, EngineError, PenstockError
 from penstock.core.record import RequestRecord
 from penstock.engines.exchange import Exchange, Headers
+from penstock.gateway.forwarding import content_type
 from penstock.gateway.responder import Responder
 from penstock.gateway.responses import error_event
 from penstock.gateway.timing import timing_headers
@@ -114,6 +115,8 @@ class PlainRelay:
             self._responder.end()
             return
         body = b"".join(self._held)
+        if self._exchange.status == HTTPStatus.OK and _is_open_json(self._exchange.headers):
+            _check_answer(body)
         _note_usage(self._record, read_notice(body).usage)
         if self._rewrite is not None:
             body = self._rewrite(body)
@@ -235,16 +238,19 @@ class StreamRelay:
         record = self._record
         count = sse.count_events(events)
         if record.first_token_s is None or self._examines_all or _maybe_notable(events, count):
-            events, count = self._examined(events)
-        elif self._raw is not None:
-            self._raw.append(events)
-            if len(self._raw) > RAW_READS_MAX or len(events) > READ_BYTES_MAX:
-                self._make_room()
+            before = record.events
+            events = self._examined(events)
+            count = record.events - before
+        else:
+            record.events += count
+            if self._raw is not None:
+                self._raw.append(events)
+                if len(self._raw) > RAW_READS_MAX or len(events) > READ_BYTES_MAX:
+                    self._make_room()
         if not events:
             return
         self._comments.last_s = now_s = self._clock()
         if count:
-            record.events += count
             record.last_token_s = now_s
         if not self.committed:
             self.committed = True
@@ -252,13 +258,13 @@ class StreamRelay:
             self._start()
         self._responder.write(events)
 
-    def _examined(self, events: bytes) -> tuple[bytes, int]:
-        """`events` as the client shall see them, and how many of them bring a token.
+    def _examined(self, events: bytes) -> bytes:
+        """`events` as the client shall see them.
 
-        What they tell goes on the record.
+        What they tell goes on the record, each before the next one is read: the last may be the end, by which
+        the record is written down.
         """
         kept = []
-        token_count = 0
         for event in sse.split_events(events):
             try:
                 joined = self._joined(event)
@@ -269,13 +275,13 @@ class StreamRelay:
                 break
             if not joined or (self._hides_usage and notice.only_usage):
                 continue
-            token_count += notice.has_token or (notice.choices is None and not self._needs_done)
+            self._record.events += notice.has_token or (notice.choices is None and not self._needs_done)
             if self._raw is not None:
                 self._raw.append(joined)
                 if len(self._raw) > RAW_READS_MAX or len(joined) > READ_BYTES_MAX:
                     self._make_room()
             kept.append(joined if self._rewrite is None else self._rewrite(joined))
-        return b"".join(kept), token_count
+        return b"".join(kept)
 
     def _joined(self, event: bytes) -> bytes:
         """The event as more of the answer that has begun, where there is one; empty where it adds nothing."""
@@ -410,10 +416,28 @@ def _complain(notice: Notice, data: bytes) -> None:
         raise MalformedEventError("the engine's stream is malformed: an event is not JSON")
 
 
+def _is_open_json(headers: Headers) -> bool:
+    return content_type(headers) == "application/json" and not any(
+        name == b"content-encoding" for name, _ in headers
+    )
+
+
+def _check_answer(body: bytes) -> None:
+    """Raises what is wrong with a whole plain answer that HTTP calls good."""
+    notice = read_notice(body)
+    if notice.aborted:
+        raise EngineAbortedError("the engine aborted the request")
+    if notice == _UNREAD and not _is_json(body):
+        raise MalformedEventError("the engine's answer is not whole: it is no JSON")
+
+
+_UNREAD = Notice()
+
+
 def _is_json(data: bytes) -> bool:
-    try:
-        msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    try:  # more than msgspec takes: halves of surrogate pairs, numbers beyond a float
+        json.loads(data)
+    except (ValueError, RecursionError):
         return False
     return True
 

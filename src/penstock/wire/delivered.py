@@ -175,7 +175,7 @@ class Delivered:
             texts = [text for text in texts if text]
         self.raw.clear()
         text = b"".join(texts)
-        self._tokens += len(texts) if text.count(b" ") <= len(texts) else _words(texts)
+        self._tokens += len(texts) if _single(text, len(texts)) else _words(texts)
         self._text += text
         self._recent.append(b"\n".join(texts))
         if len(self._text) > TEXT_BYTES_MAX:
@@ -258,6 +258,12 @@ def _is_text(inside: bytes) -> bool:
     except (msgspec.DecodeError, UnicodeDecodeError):
         return False
     return True
+
+
+def _single(text: bytes, events: int) -> bool:
+    """Whether so many events brought one word each; the first may have no space before it."""
+    spaces = text.count(b" ")
+    return spaces < events or (spaces == events and text.startswith(b" "))
 
 
 def _words(texts: list[bytes]) -> int:

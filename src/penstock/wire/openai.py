@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -32,6 +33,11 @@ class Message(msgspec.Struct):
     role: str
 
 
+_ABSENT = msgspec.Raw(b"")
+# One of these must be there; the first is the usual one.
+_PROMPTS = {COMPLETIONS: ("prompt", "prompt_embeds"), EMBEDDINGS: ("input", "messages")}
+
+
 class _Request(msgspec.Struct):
     model: str
     stream: bool | None = False
@@ -49,11 +55,13 @@ class _Chat(_Request, kw_only=True):
 
 
 class _Completions(_Request, kw_only=True):
-    prompt: msgspec.Raw
+    prompt: msgspec.Raw = _ABSENT
+    prompt_embeds: msgspec.Raw = _ABSENT  # vLLM's
 
 
 class _Embeddings(_Request, kw_only=True):
-    input: msgspec.Raw
+    input: msgspec.Raw = _ABSENT
+    messages: msgspec.Raw = _ABSENT  # vLLM's
 
 
 _DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
@@ -61,6 +69,8 @@ _DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
     COMPLETIONS: msgspec.json.Decoder(_Completions),
     EMBEDDINGS: msgspec.json.Decoder(_Embeddings),
 }
+# An escape of either half, paired or not: its place is taken by as many bytes, for reading only.
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 _ANY_ROUTE = msgspec.json.Decoder(_Request)
 
 
@@ -99,6 +109,9 @@ def read_request(route: str, body: bytes) -> InferenceRequest:
     request = _decoded(_DECODERS.get(route, _ANY_ROUTE), body)
     if not request.model:
         raise ClientError("model: must not be empty", code="invalid_value", param="model")
+    prompts = _PROMPTS.get(route, ())
+    if prompts and not any(bytes(getattr(request, name)) for name in prompts):
+        raise _missing(prompts[0])
     if route == CHAT and not request.messages:
         raise ClientError("messages: must hold at least one message", code="invalid_value", param="messages")
     return _with_usage(request, route, body)
@@ -114,7 +127,7 @@ def with_model(request: InferenceRequest, name: str) -> InferenceRequest:
 
 def _decoded(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
     try:
-        return decoder.decode(body)
+        return _read(decoder, body)
     except msgspec.ValidationError as error:
         raise _wrong_member(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -123,6 +136,19 @@ def _decoded(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
             code="invalid_json",
             hint="send one JSON object, encoded as UTF-8",
         ) from None
+
+
+def _read(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
+    """What is in `body`, where JSON may have halves of surrogate pairs (RFC 8259, 8.2), which msgspec refuses."""
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:
+        readable = _SURROGATE.sub(rb"\\ufffd", body)
+        if readable == body:
+            raise
+    return decoder.decode(readable)
 
 
 def _with_usage(request: _Request, route: str, body: bytes) -> InferenceRequest:
@@ -177,9 +203,13 @@ def _wrong_member(message: str) -> ClientError:
     param = path.rstrip("`").removeprefix("$").removeprefix(".")
     if text.startswith("Object missing required field"):
         field = text.split("`")[1]
-        param = f"{param}.{field}" if param else field
-        return ClientError(
-            f"{param}: is required", code="missing_required_parameter", param=param, hint=f"add {field!r}"
-        )
+        return _missing(field, f"{param}.{field}" if param else field)
     text = text[:1].lower() + text[1:]
     return ClientError(f"{param or 'the body'}: {text}", code="invalid_type", param=param or None)
+
+
+def _missing(field: str, param: str = "") -> ClientError:
+    param = param or field
+    return ClientError(
+        f"{param}: is required", code="missing_required_parameter", param=param, hint=f"add {field!r}"
+    )
