@@ -7,11 +7,11 @@ import io
 import json
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from penstock.cli.usage import _last_days
 from penstock.core.record import Outcome

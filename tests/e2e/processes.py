@@ -96,7 +96,7 @@ class Gateway(Server):
     def admin(self, path: str, method: str = "GET", key: str | None = None) -> Reply:
         """What the admin listener answers, with this home's admin key unless another is given."""
         if key is None:
-            key = (self.home / "run" / "admin-key").read_text()
+            key = (self.home / "admin-key").read_text()
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         return Server(self.process, self.admin_port, self.log, headers).request(method, path)
 

@@ -292,7 +292,9 @@ def test_a_complaint_amid_a_stream_never_looks_finished(folder: Path, complaint:
         end_stream(sock)
 
     with scripted_engine(complain) as engine, ready_gateway(folder, remote("m", engine)) as front:
-        reply = front.request("POST", CHAT, chat(stream=True), {"X-Request-Id": "complaint", "X-Penstock-Continue": "no"})
+        reply = front.request(
+            "POST", CHAT, chat(stream=True), {"X-Request-Id": "complaint", "X-Penstock-Continue": "no"}
+        )
         record = front.record("complaint")
 
     assert b"[DONE]" not in reply.body
@@ -322,7 +324,9 @@ def test_running_usage_is_not_taken_for_the_final_one(folder: Path) -> None:
         return "close"
 
     with scripted_engine(die) as engine, ready_gateway(folder, remote("m", engine)) as front:
-        front.request("POST", CHAT, chat(stream=True), {"X-Request-Id": "running", "X-Penstock-Continue": "no"})
+        front.request(
+            "POST", CHAT, chat(stream=True), {"X-Request-Id": "running", "X-Penstock-Continue": "no"}
+        )
         record = front.record("running")
 
     assert (record["prompt_tokens"], record["completion_tokens"]) == (3, 5)

@@ -13,7 +13,7 @@ import pytest
 from tests.gateway.test_broadcast import JSON, STREAM, Asked, Client
 from tests.gateway.test_line import VirtualLoop
 
-from penstock.core.errors import ClientError, DeadlineError, OverloadError, PenstockError
+from penstock.core.errors import ClientError, DeadlineError, InternalError, OverloadError, PenstockError
 from penstock.core.record import Outcome, RequestRecord, Usage
 from penstock.gateway.call import Call
 from penstock.gateway.idempotency import Idempotency
@@ -790,8 +790,8 @@ async def test_a_bug_is_told_and_nobody_waits_for_ever() -> None:
     await settle()
 
     assert [type(bug) for bug in gateway.bugs] == [ValueError]
-    assert first.client.broken
-    assert second.client.broken
+    for asked in (first, second):
+        assert isinstance(asked.task.exception(), InternalError)
     gateway.script = gateway.stands
     gateway.goes_on.set()
     assert await gateway.ask().task

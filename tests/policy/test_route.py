@@ -609,7 +609,7 @@ def test_a_full_replica_gets_nothing_while_another_has_room(
     strategy: str, turn: int, full: set[str], chance: float
 ) -> None:
     ready = [replica(name) for name in NAMES[:4]]
-    held = {name: 2 for name in full}
+    held = dict.fromkeys(full, 2)
 
     choice = route(
         ready,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.wire.delivered import RAW_READS_MAX, RECENT_MAX, Delivered
+from penstock.wire.delivered import RAW_READS_MAX, RECENT_MAX, TEXTS_MAX, Delivered
 from penstock.wire.sse import COMMENT, DONE, event
 
 
@@ -29,10 +29,15 @@ def remember(*events: bytes, every: int = 0) -> Delivered:
     """What remembers these; compacted after each `every` events, or when there are enough."""
     delivered = Delivered()
     for number, one in enumerate(events, start=1):
-        delivered.raw.append(one)
-        if (every and number % every == 0) or len(delivered.raw) > RAW_READS_MAX:
+        take(delivered, one)
+        if every and number % every == 0:
             delivered.compact()
     return delivered
+
+
+def take(delivered: Delivered, events: bytes) -> None:
+    if not delivered.add(events):
+        delivered.keep(events)
 
 
 @given(texts=st.lists(st.text(st.characters(exclude_categories=["Cs"]))), every=st.integers(0, 5))
@@ -50,7 +55,7 @@ def test_the_text_is_whole_wherever_it_was_compacted(texts: list[str], every: in
 def test_several_events_in_one_read_are_told_apart(reads: list[list[str]]) -> None:
     delivered = remember(ROLE, chat({"content": "a"}), every=1)
     for texts in reads:
-        delivered.raw.append(b"".join(chat({"content": text}) for text in texts))
+        take(delivered, b"".join(chat({"content": text}) for text in texts))
 
     answer = delivered.answer()
 
@@ -65,18 +70,63 @@ def test_a_long_answer_is_remembered_in_little_room() -> None:
 
     assert answer.text == "".join(f" {number}" for number in range(3000))
     assert answer.tokens == 3000
-    assert len(answer.recent) <= RECENT_MAX * (RAW_READS_MAX + 1)
+    assert len(answer.recent) <= RECENT_MAX * (TEXTS_MAX + 1)
     assert answer.text.endswith("".join(answer.recent))
 
 
 def test_an_open_stream_holds_hardly_more_than_the_limit() -> None:
     delivered = Delivered()
     for number in range(3000):
-        delivered.raw.append(chat({"content": f" {number}"}))
-        if len(delivered.raw) > RAW_READS_MAX:
-            delivered.compact()
+        take(delivered, chat({"content": f" {number}"}))
 
         assert len(delivered.raw) <= RAW_READS_MAX
+        assert len(delivered._texts) <= TEXTS_MAX
+
+
+def test_a_read_is_added_only_where_it_is_one_more_event_of_the_same_frame() -> None:
+    delivered = remember(ROLE, chat({"content": "a"}), every=1)
+    text = chat({"content": "b"})
+    before, behind = text.split(b'b"}', 1)
+    behind = b'"}' + behind
+
+    assert delivered.add(text)
+    assert delivered.add(chat({"content": ""}))
+    for other in (
+        text + text,
+        chat({"content": "b"}, finish="stop"),
+        chat({"content": "b"}, usage={"prompt_tokens": 1}),
+        chat({"content": "b", "tool_calls": [{}]}),
+        chat({"content": 'b"'}),
+        before + b"b\n\ndata: [DONE]\n\n" + behind,
+        before + b'b"},"finish_reason":"abort","x":{"y":"' + behind,
+        before[:-1] + behind,
+        text[:-1],
+        text + b"d",
+        DONE,
+        COMMENT,
+    ):
+        assert not delivered.add(other), other
+    assert delivered.answer().text == "ab"
+
+
+def test_what_was_added_and_what_was_kept_stay_in_order() -> None:
+    delivered = remember(ROLE, chat({"content": "a"}), every=1)
+    for one in (
+        chat({"content": "b"}),
+        chat({"content": '"c'}),
+        chat({"content": "d"}),
+        chat({"content": "e"}),
+    ):
+        take(delivered, one)
+
+    assert delivered.answer().text == 'ab"cde'
+
+
+def test_an_added_text_that_is_no_json_can_not_be_continued() -> None:
+    delivered = remember(ROLE, chat({"content": "a"}), every=1)
+    take(delivered, chat({"content": "b"}).replace(b"b", b"\\"))
+
+    assert delivered.answer().obstacle == "an event that is no chunk"
 
 
 def test_text_that_looks_like_json_is_text() -> None:

@@ -111,7 +111,7 @@ class _Gateway:
         self._metrics = self._counted()
         self._board = Board(home.workers, worker.number)
         self._overview = self._look()
-        self._reload = GatewayReload(self._settings, load, self._lines, worker, self._log)
+        self._reload = GatewayReload(self._settings, load, self._follow, worker, self._log)
         self._server = self._listeners(config)
 
     async def run(self) -> None:
@@ -241,8 +241,13 @@ class _Gateway:
         )
         if after.state in (State.STARTING, State.STOPPED):  # another process, or none
             self._routing.forget(after.name)
-            self._permits.forget(after.name)
+            self._permits.forget(after.name, "" if after.state is State.STOPPED else after.model)
         self._lines.refresh()
+
+    def _follow(self) -> None:
+        """What goes by the settings follows them."""
+        self._lines.refresh()
+        self._stores.seed_again()
 
     def _on_trust(self, name: str, breaker: Breaker) -> None:
         self._log.info("trust", replica=name, state=breaker.state, cause=breaker.cause)
@@ -263,8 +268,15 @@ class _Gateway:
             await asyncio.sleep(TEND_EVERY_S)
 
     async def _post(self) -> None:
+        posts = True
         while True:
-            self._board.post(self._overview.own(), self._metrics.exposition().decode())
+            try:
+                self._board.post(self._overview.own(), self._metrics.exposition().decode())
+                posts = True
+            except OSError as error:
+                if posts:  # said once: the others do not see this worker now
+                    self._log.error("this worker can't tell the others of itself", why=str(error))
+                posts = False
             await asyncio.sleep(POST_EVERY_S)
 
     def _others(self) -> list[Post]:

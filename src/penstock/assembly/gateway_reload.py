@@ -7,9 +7,8 @@ import signal
 from collections.abc import Callable
 
 from penstock.assembly.workers import Worker
-from penstock.core.config_sources import ConfigError, Loaded
+from penstock.core.config_sources import Loaded
 from penstock.core.errors import ClientError, PenstockError
-from penstock.gateway.lines import Lines
 from penstock.gateway.settings import Settings
 from penstock.telemetry.logs import Logger
 
@@ -18,11 +17,16 @@ class GatewayReload:
     """Puts the configuration in force as it is now; one with mistakes is refused whole."""
 
     def __init__(
-        self, settings: Settings, load: Callable[[], Loaded], lines: Lines, worker: Worker, log: Logger
+        self,
+        settings: Settings,
+        load: Callable[[], Loaded],
+        follow: Callable[[], None],
+        worker: Worker,
+        log: Logger,
     ) -> None:
         self._settings = settings
         self._load = load
-        self._lines = lines
+        self._follow = follow
         self._worker = worker
         self._log = log
 
@@ -34,7 +38,7 @@ class GatewayReload:
         """
         try:
             self._apply()
-        except ConfigError as error:
+        except PenstockError as error:  # mistakes, or a file that can't be read
             raise ClientError(
                 error.message, code="invalid_configuration", hint="everything is as it was before"
             ) from None
@@ -51,5 +55,5 @@ class GatewayReload:
 
     def _apply(self) -> None:
         self._settings.apply(self._load().config)
-        self._lines.refresh()
+        self._follow()
         self._log.info("reloaded", generation=self._settings.generation)

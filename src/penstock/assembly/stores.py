@@ -66,6 +66,10 @@ class Stores:
             await self._redis_answers.start()
         await self._seed_spend()
 
+    def seed_again(self) -> None:
+        """Tells the limits once more what was spent: they may have come to know it only now."""
+        self._seeding = asyncio.get_running_loop().create_task(self._seed_spend())
+
     async def keep_ledger(self) -> None:
         """Brings the journal into the ledger, in a thread: whichever worker comes first does it for all."""
         told = (0, 0)
@@ -139,7 +143,7 @@ class Stores:
         self.shared_is_up = up
         if up:
             self._log.info("redis is there: limits are shared")
-            self._seeding = asyncio.get_running_loop().create_task(self._seed_spend())
+            self.seed_again()
         else:
             self._log.error("redis is away: every machine keeps its own limits now", why=why)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import typer
 
 from penstock.cli.loading import invocation
@@ -22,6 +24,7 @@ def gateway(context: typer.Context) -> None:
     """Runs it until it is drained."""
     from penstock.assembly.workers import WORKER_VARIABLE, Worker, run_workers
 
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload that comes before there is anything to reload
     here = invocation(context)
     loaded = here.load()
     here.home.prepare()

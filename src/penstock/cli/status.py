@@ -47,11 +47,11 @@ def _look(here: Invocation) -> dict[str, Any]:
 
     holder = lock_holder(here.home.lock)
     overview = _overview(here)
-    reason = _unready(holder.listen) if holder else "nothing runs here"
+    reason = _unready(holder.listen) if holder else _alone(overview)
     own = {replica.name: replica for replica in Registry(here.home.replicas).registrations()}
     seen = {one["name"]: one for one in overview.get("replicas", [])}
     return {
-        "running": holder is not None,
+        "running": holder is not None or bool(overview),
         "ready": not reason,
         "reason": reason,
         "pid": holder.pid if holder else None,
@@ -62,6 +62,14 @@ def _look(here: Invocation) -> dict[str, Any]:
         "queues": overview.get("queues", {}),
         "replicas": [_replica(name, own.get(name), seen.get(name, {})) for name in {**own, **seen}],
     }
+
+
+def _alone(overview: Mapping[str, Any]) -> str:
+    """Why a gateway that was started alone can't serve; empty when it can."""
+    if not overview:
+        return "nothing runs here"
+    waiting = [one["name"] for one in overview["replicas"] if one["state"] != "ready"]
+    return f"not ready: {', '.join(waiting)}" if waiting or not overview["replicas"] else ""
 
 
 def _replica(name: str, own: Registration | None, seen: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,7 +119,8 @@ def _text(found: dict[str, Any]) -> str:
     if not found["running"] and not found["replicas"]:
         return "Penstock is not running here."
     state = "ready" if found["ready"] else f"not ready: {found['reason']}"
-    head = f"Penstock at {found['url']} (pid {found['pid']}) is {state}." if found["running"] else ""
+    where = f"at {found['url']} (pid {found['pid']})" if found["pid"] else "(a gateway alone)"
+    head = f"Penstock {where} is {state}." if found["running"] else ""
     waiting = [
         f"{line['length']} wait for {model}" for model, line in found["queues"].items() if line["length"]
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import typer
 
 from penstock.cli.loading import Invocation, invocation
@@ -35,6 +37,7 @@ def _up(here: Invocation) -> int:
     )
     from penstock.cli.banner import banner
 
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload that comes before there is anything to reload
     loaded = here.load()
     session = Session(loaded, here.load, here.home, here.environ, here.options, say)
     return session.run_all(lambda listen, secret: out(banner(loaded.config, listen, secret)))

@@ -162,7 +162,7 @@ class GatewayConfig(Section):
     )
     admin_key: Secret | None = Field(
         default=None,
-        description="Key of the admin API. Without it, one is made at each start, for this home's own commands.",
+        description="Key of the admin API. Without it, one is made for this home's own commands.",
         examples=["change-me"],
     )
     trusted_proxies: tuple[Network, ...] = Field(

@@ -146,6 +146,7 @@ class _Pool:
         self.idle: deque[EngineConnection] = deque()
         self.closed = False
         self._open: set[EngineConnection] = set()
+        self._on_free, self._on_lost = self._freed, self._lost  # once, not for each connection
 
     @property
     def open_count(self) -> int:
@@ -168,7 +169,7 @@ class _Pool:
                 retry_after_s=1,
             )
         alarm = Alarm(asyncio.get_running_loop())
-        connection = EngineConnection(self._freed, self._lost, alarm)
+        connection = EngineConnection(self._on_free, self._on_lost, alarm)
         self._open.add(connection)
         try:
             await self._dial(connection, timeouts)

@@ -148,7 +148,7 @@ class EngineConnection(asyncio.Protocol):
         self._exchange = None
         exchange.on_complete()
         if keep and self._keep_alive:
-            self._headers, self._head_bytes = [], 0
+            self._head_bytes = 0
             exchange.resume()
             self._on_free(self)
         else:
@@ -159,7 +159,7 @@ class EngineConnection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header line; trailers, which come behind the body, are dropped."""
         if self._exchange is not None and not self._exchange.status:
-            self._headers.append((lower_name(name), value))
+            self._headers.append((USUAL_NAMES.get(name) or name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
@@ -174,7 +174,8 @@ class EngineConnection(asyncio.Protocol):
             name in _FRAMING for name, _ in self._headers
         )
         self._keep_alive = self._parser.should_keep_alive() and not self._until_close
-        self._exchange.on_head(status, self._headers)
+        headers, self._headers = self._headers, []
+        self._exchange.on_head(status, headers)
 
     def on_body(self, data: bytes) -> None:
         """One piece of body; a read may hold several."""
@@ -186,12 +187,8 @@ class EngineConnection(asyncio.Protocol):
             self._parser = None
 
 
-def lower_name(name: bytes) -> bytes:
-    """A header's name in lower case; one object for all headers of a usual name, since streams keep them."""
-    return _USUAL_NAMES.get(name) or name.lower()
-
-
-_USUAL_NAMES = {
+# Headers' names in lower case: one object for all headers of a usual name, since streams keep them.
+USUAL_NAMES = {
     spelled: name
     for name in (
         b"accept",

@@ -210,6 +210,13 @@ class Exchange:
             self._last_byte_s = self._loop.time()
             self._channel.resume_reading()
 
+    def hold(self, paused: bool) -> None:
+        """Stops reading from the engine, or reads again."""
+        if paused:
+            self.pause()
+        else:
+            self.resume()
+
     def cancel(self) -> None:
         """Ends the exchange now; an unfinished one closes its connection, so that the engine stops work."""
         if not self.complete:

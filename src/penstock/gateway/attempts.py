@@ -10,7 +10,7 @@ from penstock.core.errors import ClientError, EngineError, Fault, OverloadError,
 from penstock.core.record import Outcome, Usage
 from penstock.engines.catalog import SPECS
 from penstock.engines.client import EngineClient
-from penstock.engines.exchange import Exchange
+from penstock.engines.exchange import Exchange, Headers
 from penstock.engines.spec import EngineSpec
 from penstock.gateway.call import Call
 from penstock.gateway.continuation import Continuations, is_loss, remembered
@@ -31,6 +31,7 @@ from penstock.wire.openai import CHAT, COMPLETIONS
 __all__ = ["Attempts", "Call"]
 
 NO_REPLICA_RETRY_AFTER_S = 2
+_READ: Headers = []  # what is left of headers that are not needed any more; never written to
 
 
 class Attempts:
@@ -78,6 +79,8 @@ class Attempts:
                 await trial.open(call, call.request.body)
             else:
                 trial = await race(call, trial, call.model.hedge_after_s, lambda: self._second(call))
+                if trial.error is not None:
+                    raise trial.error
             return await self._relay(call, trial)
         except EngineError as error:
             return self._failed(call, trial, error)
@@ -177,11 +180,13 @@ class Attempts:
     def _stream_relay(
         self, call: Call, exchange: Exchange, delivered: Delivered | None, joint: Joint | None = None
     ) -> StreamRelay:
+        headers = headers_to_client(exchange.headers, call.record.request_id) + call.reply_headers
+        exchange.headers = _READ  # a stream may last for long
         return StreamRelay(
             exchange,
             call.responder,
             call.record,
-            headers_to_client(exchange.headers, call.record.request_id) + call.reply_headers,
+            headers,
             hides_usage=call.request.hides_usage,
             needs_done=call.route in (CHAT, COMPLETIONS),
             rewrite=call.rewrite_event,

@@ -31,7 +31,7 @@ async def read_body(request: Request, *, bytes_max: int, timeout_s: float) -> by
                 status=408,
             ) from None
     else:
-        body = await request.read(bytes_max)
+        body = request.take()
     if len(body) > bytes_max:
         raise _too_large(bytes_max)
     return body

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+import msgspec
 
 from penstock.core.config import ModelConfig, Timeouts
 from penstock.core.record import RequestRecord
@@ -14,8 +15,11 @@ from penstock.gateway.tenants import Caller
 from penstock.wire.openai import InferenceRequest
 
 
-@dataclass(slots=True)
-class Call:
+def _nothing() -> None:
+    pass
+
+
+class Call(msgspec.Struct, kw_only=True):
     """What is asked, of which model, and where the answer goes.
 
     Args:
@@ -23,7 +27,6 @@ class Call:
         deadline_s: when all of it must be over, on the clock of the record.
         before_end: called before the client sees the end of its whole answer; may raise PenstockError.
         reply_headers: to add to those of the reply.
-        tried: names of the replicas that were asked.
     """
 
     route: str
@@ -36,8 +39,12 @@ class Call:
     record: RequestRecord
     timeouts: Timeouts
     deadline_s: float
-    before_end: Callable[[], None] = field(default=lambda: None)
-    reply_headers: Headers = field(default_factory=list)
+    before_end: Callable[[], None] = _nothing
+    reply_headers: Headers = []
     rewrite_reply: Rewrite | None = None
     rewrite_event: Rewrite | None = None
-    tried: set[str] = field(default_factory=set)
+
+    @property
+    def tried(self) -> list[str]:
+        """The names of the replicas that were asked."""
+        return [attempt.replica for attempt in self.record.attempts]

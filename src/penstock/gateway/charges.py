@@ -10,7 +10,7 @@ from http import HTTPStatus
 
 from penstock.core.config import ModelConfig
 from penstock.core.errors import LimitError
-from penstock.core.record import Outcome, RequestRecord
+from penstock.core.record import Attempt, Outcome, RequestRecord
 from penstock.engines.exchange import Headers
 from penstock.gateway.tenants import Caller
 from penstock.policy.budget import Cost, Left, Refused, Standing
@@ -26,6 +26,7 @@ class Charges:
     def __init__(self, limits: LimitStore, journal: Journal) -> None:
         self.limits = limits
         self.journal = journal
+        self._prices: dict[str, tuple[ModelConfig, Price]] = {}
 
     async def open(
         self, caller: Caller, model: ModelConfig, request: InferenceRequest, record: RequestRecord
@@ -35,7 +36,7 @@ class Charges:
         Raises:
             LimitError: a limit of the caller's does not allow it.
         """
-        price = Price(model.price.prompt_usd_per_million, model.price.completion_usd_per_million)
+        price = self._price(model)
         prompt_tokens = prompt_tokens_expected(len(request.body))
         said = request.completion_tokens_max
         completion_tokens = model.completion_tokens_expected if said is None else said
@@ -45,11 +46,18 @@ class Charges:
             raise _refusal(found)
         return Charge(self, record, price, prompt_tokens, found)
 
+    def _price(self, model: ModelConfig) -> Price:
+        known = self._prices.get(model.name)
+        if known is None or known[0] is not model:  # of another configuration
+            price = Price(model.price.prompt_usd_per_million, model.price.completion_usd_per_million)
+            known = self._prices[model.name] = (model, price)
+        return known[1]
+
 
 class Charge:
     """The charge of one request."""
 
-    __slots__ = ("_charges", "_entry", "_price", "_prompt_tokens", "_record", "_reservation")
+    __slots__ = ("_actual", "_charges", "_entry", "_price", "_prompt_tokens", "_record", "_reservation")
 
     def __init__(
         self,
@@ -65,6 +73,7 @@ class Charge:
         self._prompt_tokens = prompt_tokens
         self._reservation = reservation
         self._entry: Entry | None = None
+        self._actual: Cost | None = None  # of a whole answer whose engine told
 
     @property
     def tokens(self) -> int:
@@ -92,19 +101,24 @@ class Charge:
         """
         record = self._record
         record.outcome = Outcome.COMPLETE
-        self._reckon()
+        actual = self._reckon()
+        self._actual = actual if record.usage.source == "engine" else None
         if self._entry is not None:
             self._charges.journal.end(self._entry, record, self._price)
 
     async def close(self) -> None:
         """Enters what has become of the request, unless that is done, and charges what it used."""
-        actual = self._reckon()
-        if self._entry is not None:
-            self._charges.journal.ensure_end(self._entry, self._record, self._price)
-        if self._record.attempts:
-            await self._charges.limits.settle(self._reservation, actual)
-        else:  # no engine was asked: nothing of it counts
-            await self._charges.limits.release(self._reservation)
+        actual = self._actual if self._record.outcome is Outcome.COMPLETE else None
+        if actual is None:
+            actual = self._reckon()
+        try:
+            if self._entry is not None:
+                self._charges.journal.ensure_end(self._entry, self._record, self._price)
+        finally:
+            if self._record.attempts:
+                await self._charges.limits.settle(self._reservation, actual)
+            else:  # no engine was asked: nothing of it counts
+                await self._charges.limits.release(self._reservation)
 
     def _reckon(self) -> Cost:
         """What the request used, as far as anybody knows; it goes on the record."""
@@ -112,12 +126,20 @@ class Charge:
         count_delivered(record)
         usage = record.usage
         prompt_tokens = usage.prompt_tokens
-        if prompt_tokens is None:  # the engine began with the prompt, and did not come to tell its length
-            begun = any(attempt.status == HTTPStatus.OK for attempt in record.attempts)
-            prompt_tokens = self._prompt_tokens if begun else 0
+        if prompt_tokens is None:
+            prompt_tokens = 0
+            if any(_has_begun(attempt) for attempt in record.attempts):
+                # the engine began with the prompt, and did not come to tell its length
+                prompt_tokens = usage.prompt_tokens = self._prompt_tokens
+                usage.source = "events"
         completion_tokens = usage.completion_tokens or 0
         record.cost_usd = self._price.usd(prompt_tokens, completion_tokens)
         return Cost(prompt_tokens + completion_tokens, record.cost_usd)
+
+
+def _has_begun(attempt: Attempt) -> bool:
+    """Whether an engine had the request, and may have worked at it."""
+    return attempt.status == HTTPStatus.OK or (attempt.status is None and not attempt.failure)
 
 
 def count_delivered(record: RequestRecord) -> None:

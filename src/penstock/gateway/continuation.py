@@ -111,7 +111,7 @@ class Continuations:
             raise error from None
         while True:
             answer = delivered.answer()
-            limit = completion_tokens_max(asked)
+            limit = self._limit(call, asked)
             greedy = is_greedy(asked) and not isinstance(error, AnswerDivergedError)
             rest = _rest(answer, cuts_back=greedy)
             decision = resume(
@@ -133,12 +133,19 @@ class Continuations:
                 return
             except EngineError as lost:
                 trial.attempt.failure = lost.code
-                trial.error = lost
+                if not isinstance(lost, AnswerDivergedError):  # which is nobody's fault
+                    trial.error = lost
                 if not is_loss(lost):
                     raise
                 error = lost
             finally:
                 trial.close()
+
+    def _limit(self, call: Call, asked: dict[str, Any]) -> int | None:
+        """The most tokens that the answer may have, as it was asked for or by the engine's own default."""
+        manner = self._specs(call.model.engine).manner
+        limit = completion_tokens_max(asked)
+        return manner.completion_tokens if limit is None and manner and call.route == COMPLETIONS else limit
 
     def _obstacle(self, call: Call, asked: dict[str, Any], answer: Answer) -> str:
         if any(name == HEADER and value.strip().lower() in _DECLINED for name, value in call.headers):

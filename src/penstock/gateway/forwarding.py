@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 from penstock.engines.exchange import Headers
 
@@ -88,4 +89,13 @@ def content_type(headers: Iterable[tuple[bytes, bytes]]) -> str:
 
 def media_type(value: bytes) -> str:
     """A `content-type` without parameters, in lower case."""
+    return _usual_type(value) if len(value) <= _USUAL_BYTES_MAX else _media_type(value)
+
+
+def _media_type(value: bytes) -> str:
     return value.partition(b";")[0].strip().lower().decode("latin-1")
+
+
+# Each request has two of them, and nearly always the same.
+_USUAL_BYTES_MAX = 64
+_usual_type = lru_cache(maxsize=64)(_media_type)

@@ -20,8 +20,8 @@ async def race(call: Call, first: Trial, after_s: float, another: Callable[[], T
         after_s: silence of the first, in seconds, after which there is a second.
         another: begins the second; None where there may be none.
 
-    Raises:
-        EngineError: of the last attempt to fail, when all have.
+    Returns:
+        Where all have failed, the last to fail, with its `error`.
     """
     running = {asyncio.create_task(_begin(call, first)): first}
     try:
@@ -53,6 +53,9 @@ def _is_taken(trial: Trial, task: asyncio.Task[None], *, alone: bool) -> bool:
     """Whether this attempt, which has come to something, is the one; a failed one is only where it is `alone`."""
     error = task.exception()
     if error is None and (alone or trial.attempt.status not in RETRIED_STATUSES):
+        return True
+    if alone and isinstance(error, EngineError):
+        trial.error = error  # told by whoever gets it
         return True
     trial.attempt.failure = Failure.STATUS
     if isinstance(error, EngineError):

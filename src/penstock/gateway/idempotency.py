@@ -10,7 +10,8 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from copy import copy
+from dataclasses import dataclass, field
 from hashlib import sha256
 from http import HTTPStatus
 from typing import NamedTuple, cast
@@ -247,8 +248,13 @@ class Idempotency:
             owner = broadcast.elect()
             if owner is not None:
                 shared.record = owner.call.record
-                await run(replace(owner.call, responder=cast("Responder", broadcast)))
+                call = copy(owner.call)
+                call.responder = cast("Responder", broadcast)
+                await run(call)
                 final = broadcast.is_final and shared.record.outcome is Outcome.COMPLETE
+        except Exception as error:  # a bug, which `run` keeps to itself: told before all is broken off
+            self._on_bug(shared.record.request_id if shared.record else "", error)
+            broadcast.refuse(InternalError("the gateway failed; this is a bug in Penstock"))
         finally:
             broadcast.break_off()
             if not final:

@@ -9,6 +9,7 @@ import asyncio
 import re
 import time
 from collections.abc import Callable
+from functools import partial
 
 from penstock.core.config import ModelConfig
 from penstock.core.errors import ClientError, InternalError, OverloadError, PenstockError
@@ -25,18 +26,20 @@ from penstock.gateway.deadline import timeout_s
 from penstock.gateway.forwarding import media_type
 from penstock.gateway.idempotency import EVENT_HEADER, KEY_HEADER, Idempotency
 from penstock.gateway.lines import Lines
+from penstock.gateway.relay import Comments
 from penstock.gateway.request import Request
 from penstock.gateway.request_id import HEADER, fit_id
 from penstock.gateway.responder import Responder
-from penstock.gateway.responses import error_body, error_headers
+from penstock.gateway.responses import error_body, error_event, error_headers
 from penstock.gateway.settings import Settings
 from penstock.gateway.tenants import Caller
 from penstock.store.keys import KeyRing
-from penstock.wire import generate
+from penstock.wire import generate, sse
 from penstock.wire.openai import CHAT, COMPLETIONS, EMBEDDINGS, read_request, with_model
 
 GENERATE = "/generate"
 DRAINING_RETRY_AFTER_S = 2
+_STREAM_HEADERS = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"))
 
 _ROUTE = re.compile(r"/v1(/[A-Za-z0-9_-]{1,64}){1,4}")
 # These change the engine for everybody; vLLM has them beside the inference routes.
@@ -138,28 +141,27 @@ class Inference:
             arrived_s=self._clock(),
             started_at=time.time(),
         )
-        handed_on = False
+        handed_on = False  # its record is finished elsewhere
         try:
             if responder.gone:
                 raise asyncio.CancelledError
-            handed_on = await self._hand_on(request, responder, record)
+            body, caller = await self._accept(request, record)
+            call = self._call(request, responder, record, caller, body)
+            key, event_id = request.header(KEY_HEADER), request.header(EVENT_HEADER)
+            request.release()
+            if key:
+                handed_on = await self._idempotency.serve(
+                    call, self._run, key=key, last_event_id=event_id, body=body
+                )
+            else:
+                await self._run(call)
+                handed_on = True
         except (asyncio.CancelledError, Exception) as error:
             self._end_by(error, responder, record, [])
         finally:
             if not handed_on:
                 self._close(responder, record)
             self._tasks.discard(asyncio.current_task(self._loop))
-
-    async def _hand_on(self, request: Request, responder: Responder, record: RequestRecord) -> bool:
-        """Reads the request and has it served; whether its record is finished, or will be."""
-        body, caller = await self._accept(request, record)
-        call = self._call(request, responder, record, caller, body)
-        key, last_event_id = request.header(KEY_HEADER), request.header(EVENT_HEADER)
-        request.release()
-        if not key:
-            await self._run(call)
-            return True
-        return await self._idempotency.serve(call, self._run, key=key, last_event_id=last_event_id, body=body)
 
     async def _run(self, call: Call) -> None:
         """Has a call served, and finishes its record; raises nothing."""
@@ -178,6 +180,24 @@ class Inference:
                     await charge.close()
             finally:
                 self._close(responder, record)
+
+    def _comments(self, call: Call) -> Comments:
+        """Fills the silence in line, and until a replica begins to answer; then the relay does."""
+
+        def comment() -> None:
+            responder = call.responder
+            if call.record.status:
+                return
+            if not responder.started:
+                request_id = call.record.request_id.encode()
+                responder.start(200, [*_STREAM_HEADERS, *call.reply_headers, (HEADER, request_id)])
+                responder.on_failure = partial(_fail_stream, responder)
+            if not responder.write_paused:
+                responder.write(sse.COMMENT)
+
+        comments = Comments(comment, self._settings.gateway.comment_every_s, self._clock)
+        comments.start()
+        return comments
 
     def _end_by(
         self, error: BaseException, responder: Responder, record: RequestRecord, headers: Headers
@@ -260,27 +280,36 @@ class Inference:
     async def _admit(self, call: Call, charge: Charge) -> None:
         """Waits for a permit, and has the request served with it."""
         record, tenant = call.record, call.caller.tenant
-        self._lines.require(call.model)
         line = self._lines.of(call.model)
-        permit = await line.enter(
-            tenant.name,
-            weight=tenant.weight,
-            priority=record.priority,
-            cost_tokens=charge.tokens,
-            deadline_s=min(call.deadline_s, self._clock() + call.timeouts.queue_s),
-        )
+        comments = self._comments(call) if call.request.stream else None
+        try:
+            permit = await line.enter(
+                tenant.name,
+                weight=tenant.weight,
+                priority=record.priority,
+                cost_tokens=charge.tokens,
+                deadline_s=min(call.deadline_s, self._clock() + call.timeouts.queue_s),
+            )
+        except BaseException:
+            if comments is not None:
+                comments.stop()
+            raise
         try:
             record.admitted_s = self._clock()
             charge.begin()
             call.before_end = charge.end
             await self._attempts.serve(call)
         finally:
+            if comments is not None:
+                comments.stop()
             # one that was cut before its usage was told is taken for what was expected of it
             line.leave(permit, record.tokens if record.usage.source == "engine" else None)
 
 
 def _refuse(responder: Responder, record: RequestRecord, error: PenstockError, headers: Headers) -> None:
     record.fault, record.error_code = error.fault, error.code
+    if responder.ended:  # a bug behind the answer: there is nothing left to tell
+        return
     if responder.started:
         record.outcome = Outcome.INTERRUPTED
         responder.fail(error)
@@ -288,6 +317,12 @@ def _refuse(responder: Responder, record: RequestRecord, error: PenstockError, h
     record.outcome, record.status = Outcome.REJECTED, error.status
     told = [*error_headers(error), *headers, (HEADER, record.request_id.encode())]
     responder.respond(error.status, told, error_body(error))
+
+
+def _fail_stream(responder: Responder, error: PenstockError) -> None:
+    """Ends a stream that has nothing but comments."""
+    responder.write(error_event(error))
+    responder.end(close=True)
 
 
 def _require_json(request: Request) -> None:

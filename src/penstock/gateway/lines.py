@@ -44,8 +44,20 @@ class Lines:
         self.refresh()
 
     def of(self, model: ModelConfig) -> Line:
-        """The line of `model`; a model that a reload has removed keeps its own while requests hold it."""
-        return self.by_model[model.name]
+        """The line of `model`.
+
+        Raises:
+            OverloadError: no replica of `model` is ready; or a reload has just removed it.
+        """
+        line = self.by_model.get(model.name)
+        if line is None or not self.serves(model):
+            raise OverloadError(
+                f"model {model.name!r} is not ready: {self._replicas.fleet.unready_reason(model.name)}",
+                code="no_replica_ready",
+                hint="try again shortly; `penstock status` shows the replicas",
+                retry_after_s=NOT_READY_RETRY_AFTER_S,
+            )
+        return line
 
     def permits_of(self, replica: str) -> int:
         """Requests that this gateway may have at a replica at once."""
@@ -54,20 +66,6 @@ class Lines:
     def serves(self, model: ModelConfig) -> bool:
         """Whether a replica of `model` is ready."""
         return bool(self._replicas.fleet.ready(model.name))
-
-    def require(self, model: ModelConfig) -> None:
-        """Refuses a request for a model that nobody can serve now.
-
-        Raises:
-            OverloadError: no replica of `model` is ready.
-        """
-        if not self.serves(model):
-            raise OverloadError(
-                f"model {model.name!r} is not ready: {self._replicas.fleet.unready_reason(model.name)}",
-                code="no_replica_ready",
-                hint="try again shortly; `penstock status` shows the replicas",
-                retry_after_s=NOT_READY_RETRY_AFTER_S,
-            )
 
     def refresh(self) -> None:
         """Follows the settings and the fleet; to be called whenever either has changed."""

@@ -91,10 +91,17 @@ class Permits:
         """How many requests this gateway may have at the replica `name` at once, 1 or more."""
         return self.by_name.get(name) or self._part(PERMITS_UNKNOWN)
 
-    def forget(self, name: str) -> None:
-        """The replica `name` is gone or was started anew: what was learned of it holds no more."""
+    def forget(self, name: str, model: str = "") -> None:
+        """The replica `name` is gone or was started anew: what was learned of it holds no more.
+
+        Args:
+            model: of one that was started anew; what is set for it holds at once.
+        """
         self.by_name.pop(name, None)
         self._lessons.pop(name, None)
+        known = self._known(model) if model else None
+        if known is not None:
+            self.by_name[name] = self._part(known)
 
     async def run(self) -> None:
         """Asks until cancelled."""

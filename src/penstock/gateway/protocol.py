@@ -19,7 +19,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from penstock.core.errors import ClientError, OverloadError, PenstockError
 from penstock.engines.alarm import Alarm
-from penstock.engines.connection import lower_name
+from penstock.engines.connection import USUAL_NAMES
 from penstock.engines.exchange import Headers
 from penstock.gateway.addresses import ClientAddresses
 from penstock.gateway.asgi import UNREAD_BYTES_MAX, ApiFlow, api_request, scope_of
@@ -259,7 +259,7 @@ class GatewayProtocol(asyncio.Protocol):
         """One header line."""
         if self._in_trailers:  # RFC 9110, 6.5.1: a trailer must not pass for a header
             return
-        name = lower_name(name)
+        name = USUAL_NAMES.get(name) or name.lower()
         if name == b"expect" and value.lower() == b"100-continue":
             self._expects_continue = True
         self._headers.append((name, value))

@@ -20,7 +20,7 @@ from penstock.gateway.responder import Responder
 from penstock.gateway.responses import error_event
 from penstock.gateway.timing import timing_headers
 from penstock.wire import sse
-from penstock.wire.delivered import RAW_READS_MAX, READ_BYTES_MAX, Delivered
+from penstock.wire.delivered import Delivered
 from penstock.wire.joint import DivergedError, Joint
 from penstock.wire.usage import NOTABLE, NOTABLE_WORDS, Notice, TokenCounts, read_notice, usage_at_end
 
@@ -115,9 +115,10 @@ class PlainRelay:
             self._responder.end()
             return
         body = b"".join(self._held)
+        notice = read_notice(body)
         if self._exchange.status == HTTPStatus.OK and _is_open_json(self._exchange.headers):
-            _check_answer(body)
-        _note_usage(self._record, read_notice(body).usage)
+            _check_answer(notice, body)
+        _note_usage(self._record, notice.counts)
         if self._rewrite is not None:
             body = self._rewrite(body)
         self._before_end()
@@ -186,14 +187,14 @@ class StreamRelay:
         self._rewrite = rewrite
         self._before_end = before_end
         self._clock = clock
-        self._delivered = delivered
-        self._raw = None if delivered is None or delivered.obstacle else delivered.raw
+        self._delivered = None if delivered is None or delivered.obstacle else delivered
         self._joint = joint
         self._examines_all = rewrite is not None or joint is not None
         self._framer = sse.EventFramer()
         self._comments = Comments(self._comment, comment_every_s, clock)
         self._done = False
         self._complaint: PenstockError | None = None
+        self._copies = False  # events that are as those before need not be looked at
         self.committed = False
 
     async def run(self) -> None:
@@ -228,6 +229,14 @@ class StreamRelay:
         fail_stream(self._responder, error)
 
     def _on_data(self, data: bytes) -> None:
+        delivered = self._delivered
+        if delivered is not None and self._copies and not self._framer.held and delivered.add(data):
+            self._record.events += 1  # almost all of them come here
+            self._record.last_token_s = self._comments.last_s = self._clock()
+            self._responder.write(data)
+            if delivered.obstacle:
+                self._delivered = None
+            return
         try:
             events = self._framer.feed(data)
         except sse.EventTooLargeError as error:
@@ -243,10 +252,8 @@ class StreamRelay:
             count = record.events - before
         else:
             record.events += count
-            if self._raw is not None:
-                self._raw.append(events)
-                if len(self._raw) > RAW_READS_MAX or len(events) > READ_BYTES_MAX:
-                    self._make_room()
+            if delivered is not None and events:
+                self._remember(delivered, events)
         if not events:
             return
         self._comments.last_s = now_s = self._clock()
@@ -256,6 +263,7 @@ class StreamRelay:
             self.committed = True
             record.first_byte_s = now_s
             self._start()
+            self._copies = not self._examines_all
         self._responder.write(events)
 
     def _examined(self, events: bytes) -> bytes:
@@ -276,10 +284,8 @@ class StreamRelay:
             if not joined or (self._hides_usage and notice.only_usage):
                 continue
             self._record.events += notice.has_token or (notice.choices is None and not self._needs_done)
-            if self._raw is not None:
-                self._raw.append(joined)
-                if len(self._raw) > RAW_READS_MAX or len(joined) > READ_BYTES_MAX:
-                    self._make_room()
+            if self._delivered is not None:
+                self._remember(self._delivered, joined)
             kept.append(joined if self._rewrite is None else self._rewrite(joined))
         return b"".join(kept)
 
@@ -313,8 +319,7 @@ class StreamRelay:
             raise EngineAbortedError("the engine aborted the request")
         if self._needs_done:
             _complain(notice, data)
-        if notice.usage is not None:
-            _note_usage(self._record, notice.usage)
+        _note_usage(self._record, notice.counts)
         if self._record.first_token_s is None:
             if notice.has_token or (notice.choices is None and not self._needs_done):
                 self._record.first_token_s = self._clock()
@@ -322,15 +327,15 @@ class StreamRelay:
                 self._exchange.expect_first_token()
         return notice
 
-    def _make_room(self) -> None:
-        assert self._delivered is not None
-        self._delivered.compact()
-        if self._delivered.obstacle:  # it will not be continued: no more need be remembered
-            self._raw = None
+    def _remember(self, delivered: Delivered, events: bytes) -> None:
+        delivered.keep(events)
+        if delivered.obstacle:  # it will not be continued: no more need be remembered
+            self._delivered = None
 
     def _start(self) -> None:
         if not self._responder.started:
             self._responder.start(self._exchange.status, self._headers + timing_headers(self._record))
+        self._headers = _SENT  # a stream may last for long
 
     def _comment(self) -> None:
         self._start()
@@ -386,6 +391,7 @@ def fail_stream(responder: Responder, error: PenstockError) -> None:
     responder.end(close=True)
 
 
+_SENT: Headers = []  # never written to
 _NOTHING_SAID = Notice(choices=[])
 
 
@@ -417,14 +423,14 @@ def _complain(notice: Notice, data: bytes) -> None:
 
 
 def _is_open_json(headers: Headers) -> bool:
-    return content_type(headers) == "application/json" and not any(
-        name == b"content-encoding" for name, _ in headers
-    )
+    for name, _ in headers:
+        if name == b"content-encoding":
+            return False
+    return content_type(headers) == "application/json"
 
 
-def _check_answer(body: bytes) -> None:
+def _check_answer(notice: Notice, body: bytes) -> None:
     """Raises what is wrong with a whole plain answer that HTTP calls good."""
-    notice = read_notice(body)
     if notice.aborted:
         raise EngineAbortedError("the engine aborted the request")
     if notice == _UNREAD and not _is_json(body):
@@ -444,9 +450,10 @@ def _is_json(data: bytes) -> bool:
 
 def _note_usage(record: RequestRecord, usage: TokenCounts | None) -> None:
     if usage is not None:
-        record.usage.prompt_tokens = usage.prompt
-        record.usage.completion_tokens = usage.completion
-        record.usage.source = "engine"
+        known = record.usage
+        known.prompt_tokens = known.prompt_tokens if usage.prompt is None else usage.prompt
+        known.completion_tokens = known.completion_tokens if usage.completion is None else usage.completion
+        known.source = "engine"
 
 
 def _attach(
@@ -456,14 +463,7 @@ def _attach(
     on_failure: Callable[[PenstockError], None],
 ) -> None:
     """Lets the engine's bytes flow, no faster than the client takes them."""
-
-    def hold(paused: bool) -> None:
-        if paused:
-            exchange.pause()
-        else:
-            exchange.resume()
-
-    responder.on_write_pause = hold
+    responder.on_write_pause = exchange.hold
     responder.on_failure = on_failure
     exchange.receive(on_data)
     if responder.write_paused:

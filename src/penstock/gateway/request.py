@@ -117,6 +117,10 @@ class Request:
                 await self._arrived
             finally:
                 self._arrived = None
+        return self.take()
+
+    def take(self) -> bytes:
+        """The body, as far as it has come."""
         body, self._body = bytes(self._body), b""
         return body
 

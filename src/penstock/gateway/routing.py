@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from penstock.core.config import ModelConfig
 from penstock.gateway.replicas import Replicas
 from penstock.policy.breaker import CLEAN, Breaker, Sign, Trust, allowed, begun, observed
+from penstock.policy.fleet import Replica
 from penstock.policy.prefix import PrefixIndex, chain_of, prompt_start
-from penstock.policy.route import Choice, route
+from penstock.policy.route import ONLY_ONE, Choice, route
 
 
 class Routing:
@@ -41,7 +42,7 @@ class Routing:
         self._prefixes: dict[str, PrefixIndex] = {}
 
     def choose(
-        self, model: ModelConfig, body: bytes, session: str, tried: frozenset[str] = frozenset()
+        self, model: ModelConfig, body: bytes, session: str, tried: Collection[str] = ()
     ) -> Choice | None:
         """The replica for the next attempt; None where none is ready. Tell what came of it by `observe`.
 
@@ -53,10 +54,34 @@ class Routing:
         now_s = self._clock()
         ready = self._replicas.fleet.ready(model.name)
         turn = self._turns[model.name] = self._turns.get(model.name, -1) + 1
+        if len(ready) == 1:
+            choice: Choice | None = Choice(ready[0], ONLY_ONE)
+        else:
+            choice = self._decided(model, ready, turn, body, session, frozenset(tried), now_s)
+        if choice is None:
+            return None
+        name = choice.replica.name
+        self._last_turns[name] = turn
+        breaker = self.breakers.get(name)
+        if breaker is not None and breaker.state is not Trust.CLOSED:
+            self.breakers[name] = begun(breaker, now_s)
+        return choice
+
+    def _decided(
+        self,
+        model: ModelConfig,
+        ready: Sequence[Replica],
+        turn: int,
+        body: bytes,
+        session: str,
+        tried: frozenset[str],
+        now_s: float,
+    ) -> Choice | None:
+        """What the model's strategy decides."""
         strategy = model.routing
         chain: Sequence[int] = ()
         prefixes = None
-        if strategy == "prefix" and len(ready) > 1:
+        if strategy == "prefix":
             chain = chain_of(body, prompt_start(body))
             prefixes = self._prefixes.setdefault(model.name, PrefixIndex())
         choice = route(
@@ -74,15 +99,8 @@ class Routing:
             chain=chain,
             prefixes=prefixes,
         )
-        if choice is None:
-            return None
-        name = choice.replica.name
-        self._last_turns[name] = turn
-        if prefixes is not None:
-            prefixes.add(chain, name)
-        breaker = self.breakers.get(name)
-        if breaker is not None and breaker.state is not Trust.CLOSED:
-            self.breakers[name] = begun(breaker, now_s)
+        if choice is not None and prefixes is not None:
+            prefixes.add(chain, choice.replica.name)
         return choice
 
     def open_to(self, model: ModelConfig) -> list[str]:

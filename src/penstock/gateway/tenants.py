@@ -52,6 +52,8 @@ class Caller:
     def priority(self, asked: str) -> Priority:
         """The class in which a request waits that asks for the class `asked`: never above its tenant's."""
         own = self.tenant.priority
+        if not asked or asked == own:
+            return own
         lower = PRIORITIES[PRIORITIES.index(own) :]
         return next((priority for priority in lower if priority == asked), own)
 

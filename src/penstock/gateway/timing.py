@@ -14,6 +14,7 @@ def timing_headers(record: RequestRecord) -> Headers:
     if not record.attempts:
         return []
     attempt = record.attempts[-1]
+    headers = [(b"x-penstock-replica", attempt.replica.encode())]
     token_s = record.first_token_s or record.first_byte_s
     phases = (
         (b"auth", record.arrived_s, record.authenticated_s),
@@ -22,11 +23,10 @@ def timing_headers(record: RequestRecord) -> Headers:
         (b"first_token", record.arrived_s, token_s),
     )
     told = [
-        b"%b;dur=%.2f" % (name, max(0.0, end_s - begun_s) * 1000)
+        b"%b;dur=%.2f" % (name, (end_s - begun_s) * 1000 if end_s > begun_s else 0.0)
         for name, begun_s, end_s in phases
         if begun_s is not None and end_s is not None
     ]
-    headers = [(b"x-penstock-replica", attempt.replica.encode())]
     if told:
         headers.append((b"server-timing", b", ".join(told)))
     return headers

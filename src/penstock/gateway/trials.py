@@ -89,11 +89,15 @@ class Trial:
     def _sign(self) -> Sign:
         """What it tells of its replica."""
         exchange, call = self.exchange, self._call
-        known = exchange is not None and (exchange.complete or exchange.status >= 400)
+        status = None  # as long as it is not known what came of it
+        if exchange is not None and (exchange.complete or exchange.status >= 400):
+            status = exchange.status
+        if status is not None and self.error is None:
+            return sign_of(status=status)
         # of a time that was short from the start, or used up before this attempt, the replica had no part
         hurried = call.deadline_s - self.attempt.started_s < call.timeouts.first_token_s
         return sign_of(
-            status=exchange.status if exchange is not None and known else None,
+            status=status,
             error=self.error,
             limited_by_client=hurried,
             no_token=call.request.stream and call.record.first_token_s is None,
@@ -113,17 +117,17 @@ class Trials:
 
     def choose(self, call: Call) -> Choice | None:
         """A replica, one that the call has not tried where there is one; None where none is ready."""
-        return self.routing.choose(call.model, call.request.body, call.session, frozenset(call.tried))
+        return self.routing.choose(call.model, call.request.body, call.session, call.tried)
 
     def elsewhere(self, call: Call) -> bool:
         """Whether a replica is left that the call has not tried, and that may be given requests."""
-        return any(name not in call.tried for name in self.routing.open_to(call.model))
+        tried = call.tried
+        return any(name not in tried for name in self.routing.open_to(call.model))
 
     def begin(self, call: Call, replica: Replica, reason: str) -> Trial:
         """An attempt at `replica`, with its permit and on the record; must be closed."""
         attempt = Attempt(replica.name, reason, self.clock())
         call.record.attempts.append(attempt)
-        call.tried.add(replica.name)
         return Trial(self, call, replica, attempt)
 
 

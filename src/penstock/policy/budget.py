@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import NamedTuple
 
+import msgspec
+
 MINUTE_S = 60.0
 DAY_S = 86400.0
 CLOCK_BACK_MAX_S = 60.0  # as long as a bucket takes to fill: nobody waits longer than twice that
@@ -76,8 +78,7 @@ class Subject:
     limits: Limits = UNLIMITED
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
+class Cost(msgspec.Struct, frozen=True, gc=False):
     """What a request uses, or may use at most; what is out of range is taken for the nearest in range."""
 
     tokens: int

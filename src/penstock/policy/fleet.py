@@ -5,6 +5,7 @@ The table below is the whole state machine. A pair of state and event that it do
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -87,6 +88,14 @@ class Fleet:
     """All replicas, in the order in which they became known."""
 
     replicas: tuple[Replica, ...] = ()
+    _ready: Mapping[str, tuple[Replica, ...]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        ready: dict[str, tuple[Replica, ...]] = {}  # asked for several times by each request
+        for replica in self.replicas:
+            if replica.state is State.READY:
+                ready[replica.model] = (*ready.get(replica.model, ()), replica)
+        object.__setattr__(self, "_ready", ready)
 
     def get(self, name: str) -> Replica | None:
         """The replica of this name."""
@@ -98,9 +107,7 @@ class Fleet:
 
     def ready(self, model: str) -> tuple[Replica, ...]:
         """The replicas that may be given requests for `model`."""
-        return tuple(
-            replica for replica in self.replicas if replica.model == model and replica.state is State.READY
-        )
+        return self._ready.get(model, ())
 
     def with_replica(self, replica: Replica) -> Fleet:
         """The fleet with `replica` put in, in the place of the one of its name if there is one."""

@@ -38,6 +38,8 @@ class RetryBudget:
 
     def deposited(self) -> RetryBudget:
         """The budget after one more request."""
+        if self.tokens >= BUDGET_MAX:
+            return self
         return RetryBudget(min(BUDGET_MAX, self.tokens + BUDGET_PER_REQUEST))
 
     def withdrawn(self) -> RetryBudget:

@@ -42,9 +42,10 @@ _FRACTION = 2**20 - 1
 
 NO_COUNTS: Mapping[str, int] = MappingProxyType({})
 
+ONLY_ONE = "only_one"  # no other is ready
 REASONS = frozenset(
     {
-        "only_one",  # no other is ready
+        ONLY_ONE,
         "last_untried",  # every other was tried
         "only_allowed",  # every other was tried or is ejected
         "ejected_all",  # all were ejected, which helps nobody: the strategy chose among them
@@ -130,7 +131,7 @@ def route(
         slow_start_s: after that a replica that became ready, or came back from its breaker, has its full share.
     """
     if len(ready) == 1:
-        return Choice(ready[0], "only_one")
+        return Choice(ready[0], ONLY_ONE)
     candidates, reason, warmth = ready, "", None
     settled = now_s is None or all_settled(ready, breakers, now_s - slow_start_s)
     if tried or not settled:

@@ -51,7 +51,7 @@ class Board:
             try:
                 if path != self._own and time.time() - path.stat().st_mtime < FRESH_S:
                     found.append(msgspec.json.decode(path.read_bytes(), type=Post))
-            except (OSError, msgspec.DecodeError):
+            except (OSError, ValueError):
                 continue
         return found
 

@@ -93,7 +93,7 @@ class Home:
     @property
     def admin_key(self) -> Path:
         """The key of the admin API, where none is configured."""
-        return self.run / "admin-key"
+        return self.root / "admin-key"
 
     @property
     def reloaded(self) -> Path:

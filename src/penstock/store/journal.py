@@ -19,6 +19,8 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import msgspec
+
 from penstock.core.errors import OverloadError
 from penstock.core.record import RequestRecord
 from penstock.policy.budget import COST_TOKENS_MAX
@@ -58,8 +60,7 @@ class _Segment:
     open: int = 0
 
 
-@dataclass(slots=True, eq=False)
-class Entry:
+class Entry(msgspec.Struct, eq=False):
     """An admitted request, from `Journal.begin` to `Journal.end`."""
 
     id: str
@@ -144,7 +145,7 @@ class Journal:
             record.started_at,
             entry.reserved_tokens,
         )
-        self._put(_Kept(entry, encode_line(line), ends=False), keeps=not self._refuses)
+        self._put(entry, encode_line(line), ends=False, keeps=not self._refuses)
         return entry
 
     def end(self, entry: Entry, record: RequestRecord, price: Price = FREE) -> None:
@@ -207,7 +208,7 @@ class Journal:
             entry.reserved_tokens,
             ended_at=self._now(),
             status=record.status,
-            outcome=record.outcome.value,
+            outcome=record.outcome,
             replica=record.replica,
             prompt_tokens=_count(usage.prompt_tokens),
             completion_tokens=_count(usage.completion_tokens),
@@ -218,14 +219,14 @@ class Journal:
             continuations=record.continuations,
             replayed=record.replayed,
         )
-        self._put(_Kept(entry, encode_line(line), ends=True), keeps=keeps)
+        self._put(entry, encode_line(line), ends=True, keeps=keeps)
         entry.ended = True
 
-    def _put(self, new: _Kept, *, keeps: bool) -> None:
+    def _put(self, entry: Entry, line: bytes, *, ends: bool, keeps: bool) -> None:
         try:
             if self._kept:
                 self._catch_up()
-            segment = self._append(new.line)
+            segment = self._append(line)
         except OSError as error:
             self._note_failure(error)
             if not keeps:
@@ -234,9 +235,9 @@ class Journal:
                     hint="try again shortly; whoever runs this gateway: see its log",
                     retry_after_s=RETRY_AFTER_S,
                 ) from error
-            self._keep(new)
+            self._keep(_Kept(entry, line, ends))
             return
-        self._written(new, segment)
+        self._written(entry, segment, ends=ends)
 
     def _keep(self, new: _Kept) -> None:
         """An end takes the place of its beginning, which it repeats."""
@@ -255,17 +256,17 @@ class Journal:
 
     def _catch_up(self) -> None:
         for kept in list(islice(self._kept.values(), CATCH_UP_LINES)):
-            self._written(kept, self._append(kept.line))
+            self._written(kept.entry, self._append(kept.line), ends=kept.ends)
             self._kept.pop(kept.entry.id, None)
 
-    def _written(self, done: _Kept, segment: _Segment) -> None:
-        if not done.ends:
-            done.entry.segment = segment
+    def _written(self, entry: Entry, segment: _Segment, *, ends: bool) -> None:
+        if not ends:
+            entry.segment = segment
             segment.open += 1
             return
         if self._kept:
-            self._kept.pop(done.entry.id, None)
-        self._let_go(done.entry)
+            self._kept.pop(entry.id, None)
+        self._let_go(entry)
 
     def _let_go(self, entry: Entry) -> None:
         """The file in which it began is held no longer for its sake."""

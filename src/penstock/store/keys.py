@@ -23,9 +23,10 @@ import msgspec
 from penstock.core.errors import PenstockError
 from penstock.core.tenancy import TENANT
 from penstock.policy.budget import Limits
-from penstock.store.home import FILE_MODE, write_private
+from penstock.store.home import write_private
 
 KEYS_MAX = 10_000  # the file is read and written whole
+FOUND_MAX = 1024  # secrets in use, remembered with their keys
 LOOK_EVERY_S = 0.5  # how late a revoked key may still pass
 ID_BYTES = 4
 SECRET_BYTES = 32
@@ -232,6 +233,9 @@ class KeyRing:
             _digest(secret): Key(f"env-{number}", f"env-{number}", TENANT, _digest(secret), 0.0)
             for number, secret in enumerate(dict.fromkeys(static_secrets), start=1)
         }
+        self._found: dict[
+            str, Key
+        ] = {}  # by secret, what was found lately: its digest costs more than the rest
         self._stamp = self._stamp_now()
         self._expires_at = math.inf
         self._keys = self._read()
@@ -243,15 +247,23 @@ class KeyRing:
 
         A dictionary's comparison stops at the first byte that differs, but what it compares are digests: to
         learn from the time how much of one is right, a caller would have to choose the digest, and SHA-256
-        prevents it.
+        prevents it. Secrets that were right are looked up by a hash too, which is keyed at random.
         """
         self._look()
-        return self._keys.get(_digest(secret))
+        key = self._found.get(secret)
+        if key is None:
+            key = self._keys.get(_digest(secret))
+            if key is not None:
+                if len(self._found) >= FOUND_MAX:
+                    self._found.clear()
+                self._found[secret] = key
+        return key
 
     def valid(self) -> list[Key]:
         """Every key that is valid now."""
         self._look()
-        return list(self._keys.values())
+        now = self._now()
+        return [key for key in self._keys.values() if key.is_valid(now)]
 
     def _look(self) -> None:
         now_s = self._clock()
@@ -264,6 +276,7 @@ class KeyRing:
         self._stamp = stamp
         try:
             self._keys = self._read()
+            self._found.clear()
         except PenstockError as error:
             self._on_problem(error)
 
@@ -295,7 +308,7 @@ def _read(path: Path) -> tuple[Key, ...]:
         raise PenstockError(f"{path} can't be read: {error.strerror}", code="keys_unreadable") from error
     try:
         file = msgspec.json.decode(data, type=_File)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise PenstockError(f"{path} is damaged: {error}", code="keys_damaged", hint=hint) from error
     if file.version != VERSION:
         raise PenstockError(
@@ -323,15 +336,24 @@ def _unknown(key_id: str, keys: tuple[Key, ...]) -> PenstockError:
 
 
 def make_admin_key(path: Path) -> str:
-    """The key of the admin API in the file at `path`, which is made where it is not there."""
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
-    except FileExistsError:
-        return read_admin_key(path)
-    secret = secrets.token_urlsafe(SECRET_BYTES)
-    with os.fdopen(fd, "w") as file:
-        file.write(secret)
-    return secret
+    """The key of the admin API in the file at `path`, which is made where it is not there, or empty.
+
+    Raises:
+        PenstockError: it can neither be read nor made.
+    """
+    if not read_admin_key(path):
+        try:
+            write_private(path, secrets.token_urlsafe(SECRET_BYTES).encode())
+        except OSError as error:
+            raise PenstockError(
+                f"{path} can't be written: {error.strerror}",
+                code="admin_key_unusable",
+                hint="make room or make it writable, or set gateway.admin_key",
+            ) from error
+    made = read_admin_key(path)
+    if not made:
+        raise PenstockError(f"{path} can't be read", code="admin_key_unusable", hint="make it readable")
+    return made
 
 
 def read_admin_key(path: Path) -> str:

@@ -6,8 +6,9 @@ The decisions are `policy/budget`'s; a store only keeps the accounts, for one pr
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from penstock.policy import budget
 from penstock.policy.budget import Account, Balance, Cost, Refused, Standing, Subject
@@ -16,8 +17,7 @@ ACCOUNTS_MAX = 65_536  # several times the keys and tenants that a home may hold
 SWEEP_FROM = 1024
 
 
-@dataclass(slots=True, eq=False)
-class Reservation:
+class Reservation(msgspec.Struct, eq=False):
     """What a request may use: to be settled or released once, by the store that gave it.
 
     Args:

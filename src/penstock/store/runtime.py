@@ -172,7 +172,7 @@ def lock_holder(path: Path) -> Holder | None:
     try:
         if _flock(fd, fcntl.LOCK_SH):
             return None
-        with suppress(msgspec.DecodeError):
+        with suppress(ValueError):
             return msgspec.json.decode(os.read(fd, LOCK_BYTES_MAX), type=Holder)
         return Holder()
     finally:
@@ -196,7 +196,7 @@ def read_reload(path: Path) -> Reload:
     """What was told last."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Reload)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, ValueError):  # msgspec's are ValueErrors, and so is what is no UTF-8
         return Reload(error=f"{path} can't be read")
 
 
@@ -222,7 +222,7 @@ class Drained:
                 self._stamp = stamp
         except FileNotFoundError:
             self._stamp, self._names = None, frozenset()
-        except (OSError, msgspec.DecodeError):
+        except (OSError, ValueError):  # msgspec's are ValueErrors, and so is what is no UTF-8
             pass  # what was known goes on
         return self._names
 
@@ -255,7 +255,7 @@ def _is_file_at(fd: int, path: Path) -> bool:
 def _read(path: Path) -> Registration | None:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Registration)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, ValueError):  # msgspec's are ValueErrors, and so is what is no UTF-8
         return None
 
 

@@ -127,6 +127,7 @@ def _die_with_parent() -> Callable[[], None]:
     parent = os.getpid()
 
     def ask() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it has a handler of its own
         prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:  # it ended before the kernel was asked
             os._exit(1)

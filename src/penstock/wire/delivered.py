@@ -1,15 +1,14 @@
 """What a client has of a streamed answer, remembered so cheaply that every stream can be remembered.
 
-The relay appends what it writes to `raw`, which costs next to nothing. Once there is enough of it `compact` makes
-text of it: events of one stream differ in their text alone, so that cutting at what is between
-two texts leaves the texts. Whatever is not that regular is parsed, event by event.
+Events of one stream differ in their text alone: of one that is framed as those before were, `add` keeps the text,
+and that it is so framed tells the relay what it wants to know of it. Other events are kept whole by `keep`, until
+there are enough of them; then `compact` cuts out what is between two texts, or parses them, event by event.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +16,10 @@ import msgspec
 
 from penstock.wire.sse import event_data, split_events
 
-# Reads that wait to be made into text, one event each as a rule: some 5 KB. Fewer would cost more for each.
-RAW_READS_MAX = 20
+# Reads that wait to be made into text, one event each as a rule: some 2 KB. Fewer would cost more for each.
+RAW_READS_MAX = 8
+# Texts of single events that wait to be joined: some 1 KB.
+TEXTS_MAX = 20
 # One this large is made into text at once.
 READ_BYTES_MAX = 1024
 # An answer larger than this is not remembered: no engine's context holds it.
@@ -132,52 +133,85 @@ class Answer:
 
 
 class Delivered:
-    """Remembers what was delivered of one answer; `raw` takes whole events, and `compact` makes room in it.
-
-    It is to be called once `raw` holds more than `RAW_READS_MAX` pieces, or one of more than `READ_BYTES_MAX` bytes.
-    """
+    """Remembers what was delivered of one answer: each read by `add`, or where that does not take it by `keep`."""
 
     __slots__ = (
+        "_before",
+        "_behind",
         "_created",
         "_finish",
-        "_frame",
         "_id",
         "_recent",
         "_role",
         "_text",
+        "_texts",
         "_tokens",
         "obstacle",
         "raw",
     )
 
     def __init__(self) -> None:
-        self.raw: list[bytes] = []
+        self.raw: list[bytes] = []  # earlier than what is in `_texts`
         self.obstacle = ""
+        self._texts: list[bytes] = []
         self._text = bytearray()  # the inside of a JSON string
-        self._recent: deque[bytes] = deque(
-            maxlen=RECENT_MAX
-        )  # each event's by a line feed, which JSON has none of
+        self._recent: list[bytes] = []  # each event's by a line feed, which JSON has none of
         self._tokens = 0
-        self._frame: tuple[bytes, bytes, bytes] | None = None  # what is before, behind and between two texts
+        self._before = b""  # what is before a text, and behind it; empty while that is not known
+        self._behind = b""
         self._id: str | None = None
         self._created: Any = None
         self._role = False
         self._finish: str | None = None
 
+    def add(self, read: bytes) -> bool:
+        """Remembers a read where it is one event that differs from earlier ones in nothing but its text.
+
+        Returns:
+            Whether it is. It then brings a token, as they did, and tells nothing that they did not tell.
+        """
+        before = self._before
+        if not before or not read.startswith(before) or not read.endswith(self._behind):
+            return False
+        text = read[len(before) : -len(self._behind)]
+        if b'"' in text or b"\n" in text or len(read) < len(before) + len(self._behind):
+            return False  # another member, or another event
+        self._texts.append(text)
+        if len(self._texts) > TEXTS_MAX or len(text) > READ_BYTES_MAX:
+            self.compact()
+        return True
+
+    def keep(self, events: bytes) -> None:
+        """Remembers whole events of any kind."""
+        if self._texts:
+            self.compact()
+        self.raw.append(events)
+        if len(self.raw) > RAW_READS_MAX or len(events) > READ_BYTES_MAX:
+            self.compact()
+
     def compact(self) -> None:
-        """Makes text of the events in `raw`; `obstacle` then says what else there was."""
-        if not self.raw:
-            return
-        texts = self._texts_between(self.raw)
-        if texts is None:  # some are not as the ones before
-            texts = [text for read in self.raw for text in self._texts_of(read)]
+        """Makes one text of all that waits; `obstacle` then says what else there was."""
+        if self.raw:
+            texts = self._texts_between(self.raw)
+            if texts is None:  # some are not as the ones before
+                texts = [text for read in self.raw for text in self._texts_of(read)]
+            self.raw.clear()
+            self._join(texts)
+        if self._texts:
+            texts, self._texts = self._texts, []
+            if not _is_text(b"".join(texts)):
+                self.obstacle = self.obstacle or "an event that is no chunk"
+                return
+            self._join(texts)
+
+    def _join(self, texts: list[bytes]) -> None:
         if b"" in texts:
             texts = [text for text in texts if text]
-        self.raw.clear()
         text = b"".join(texts)
         self._tokens += len(texts) if _single(text, len(texts)) else _words(texts)
         self._text += text
         self._recent.append(b"\n".join(texts))
+        del self._recent[:-RECENT_MAX]
         if len(self._text) > TEXT_BYTES_MAX:
             self.obstacle = "its length"
 
@@ -203,9 +237,10 @@ class Delivered:
 
     def _texts_between(self, reads: list[bytes]) -> list[bytes] | None:
         """The texts of events that have the known frame, all of them; None where one has not."""
-        if self._frame is None:
+        before, behind = self._before, self._behind
+        if not before:
             return None
-        before, behind, between = self._frame
+        between = behind + before
         begin, end = len(before), -len(behind)
         texts = [read[begin:end] for read in reads]  # one event each, most of the time; split would cost more
         if before + between.join(texts) + behind != b"".join(reads):
@@ -229,7 +264,7 @@ class Delivered:
             if chunk.text:
                 texts.append(msgspec.json.encode(chunk.text)[1:-1])
                 if not (chunk.role or chunk.finish_reason):
-                    self._frame = _frame(event) or self._frame
+                    self._before, self._behind = _frame(event) or (self._before, self._behind)
         return texts
 
     def _note(self, chunk: Chunk) -> None:
@@ -242,13 +277,12 @@ class Delivered:
         self.obstacle = self.obstacle or chunk.obstacle
 
 
-def _frame(event: bytes) -> tuple[bytes, bytes, bytes] | None:
-    """What is before and behind the text of `event`, and between it and the next one's."""
+def _frame(event: bytes) -> tuple[bytes, bytes] | None:
+    """What is before and behind the text of `event`."""
     found = _TEXT.search(event)
     if found is None:
         return None
-    before, behind = event[: found.start(1)], event[found.end(1) :]
-    return before, behind, behind + before
+    return event[: found.start(1)], event[found.end(1) :]
 
 
 def _is_text(inside: bytes) -> bool:

@@ -45,7 +45,9 @@ class _Request(msgspec.Struct):
     # of any type: the engine says what it takes
     max_tokens: Any = None
     max_completion_tokens: Any = None
+    max_output_tokens: Any = None
     n: Any = None
+    best_of: Any = None
     user: Any = None
     prompt_cache_key: Any = None
 
@@ -177,13 +179,16 @@ def _with_usage(request: _Request, route: str, body: bytes) -> InferenceRequest:
 def _completion_tokens_max(request: _Request, route: str) -> int | None:
     """Tokens that the answer may have, of all choices together."""
     if route not in (CHAT, COMPLETIONS):
-        return 0 if route in _WITHOUT_ANSWER else None
+        told = request.max_output_tokens if request.max_tokens is None else request.max_tokens
+        return 0 if route in _WITHOUT_ANSWER else told if isinstance(told, int) and told >= 0 else None
     choices = request.n
     if isinstance(choices, int) and not 1 <= choices <= CHOICES_MAX:
         raise ClientError(f"n: must be from 1 to {CHOICES_MAX}", code="invalid_value", param="n")
     least = 1 if route == CHAT else 0  # a completion of no tokens scores its prompt
-    for name in ("max_completion_tokens", "max_tokens"):
-        tokens = getattr(request, name)
+    limits = [("max_tokens", request.max_tokens)]
+    if route == CHAT:  # a text completion does not have the other one
+        limits.insert(0, ("max_completion_tokens", request.max_completion_tokens))
+    for name, tokens in limits:
         if not isinstance(tokens, int) or isinstance(tokens, bool):
             continue
         if tokens < least:
@@ -193,8 +198,19 @@ def _completion_tokens_max(request: _Request, route: str) -> int | None:
                 param=name,
                 hint=f"leave {name} out for as many as fit",
             )
-        return tokens * (choices if isinstance(choices, int) else 1)
+        return tokens * _answers(request)
     return None
+
+
+def _answers(request: _Request) -> int:
+    """How many answers are generated: for each prompt, the choices, or the best of more."""
+    wanted = [many for many in (request.n, request.best_of) if isinstance(many, int) and many > 0]
+    prompts = getattr(request, "prompt", b"")
+    count = 1
+    if bytes(prompts).lstrip()[:1] == b"[":
+        several = msgspec.json.decode(prompts)
+        count = len(several) if several and isinstance(several[0], str | list) else 1
+    return count * max(wanted, default=1)
 
 
 def _wrong_member(message: str) -> ClientError:

@@ -30,10 +30,12 @@ class Manner:
     Args:
         members: what to set in the body, as JSON text.
         joins: it goes on with a last message of the assistant by itself, and there can be one of those only.
+        completion_tokens: how many a text completion has that says no limit; None for as many as fit.
     """
 
     members: tuple[tuple[str, bytes], ...] = field(default=())
     joins: bool = False
+    completion_tokens: int | None = None
 
 
 class _Message(msgspec.Struct):
@@ -55,6 +57,13 @@ def completion_tokens_max(asked: dict[str, Any]) -> int | None:
     """The smallest limit on the answer's tokens among these members; None where there is none."""
     limits = [value for value in map(asked.get, _LIMITS) if _is_count(value)]
     return min(limits, default=None)
+
+
+def completion_tokens_max_of(present: dict[str, msgspec.Raw]) -> int | None:
+    """As `completion_tokens_max`, of members as they came."""
+    return completion_tokens_max(
+        {name: msgspec.json.decode(present[name]) for name in _LIMITS if name in present}
+    )
 
 
 def safe_cut(text: str, recent_chars: int) -> int | None:
@@ -89,6 +98,8 @@ def continued(route: str, body: bytes, text: str, tokens: int, manner: Manner) -
         value = msgspec.json.decode(present[name]) if name in present else None
         if _is_count(value):
             body = replace_member(body, name, b"%d" % max(0, value - tokens))
+    if route != CHAT and manner.completion_tokens is not None and completion_tokens_max_of(present) is None:
+        body = insert_member(body, "max_tokens", b"%d" % max(0, manner.completion_tokens - tokens))
     if not text:
         return body
     if route != CHAT:

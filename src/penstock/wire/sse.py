@@ -22,12 +22,12 @@ class EventTooLargeError(ValueError):
 
 
 class EventFramer:
-    """Cuts a byte stream into whole events; the beginning of an unfinished one is held back."""
+    """Cuts a byte stream into whole events; the beginning of an unfinished one is held back, in `held`."""
 
-    __slots__ = ("_rest",)
+    __slots__ = ("held",)
 
     def __init__(self) -> None:
-        self._rest = b""
+        self.held = b""
 
     def feed(self, data: bytes) -> bytes:
         """The whole events that `data` completes, unchanged; empty when there is none.
@@ -35,21 +35,21 @@ class EventFramer:
         Raises:
             EventTooLargeError: an event does not end.
         """
-        if self._rest:
-            data = self._rest + data
-            self._rest = b""
+        if self.held:
+            data = self.held + data
+            self.held = b""
         if data.endswith(b"\n\n"):
             return data
         end = _last_boundary(data)
-        self._rest = data[end:]
-        if len(self._rest) > EVENT_BYTES_MAX:
+        self.held = data[end:]
+        if len(self.held) > EVENT_BYTES_MAX:
             raise EventTooLargeError(f"an event is larger than {EVENT_BYTES_MAX} bytes")
         return data[:end]
 
     @property
     def rest(self) -> bytes:
         """The unfinished event, if any; further empty lines behind the last one are none."""
-        return self._rest.lstrip(b"\r\n")
+        return self.held.lstrip(b"\r\n")
 
 
 def count_events(events: bytes) -> int:

@@ -85,6 +85,20 @@ class Notice(msgspec.Struct):
     object: str | None = None
     message: Any = None
     code: Any = None
+    response: Any = None
+
+    @property
+    def counts(self) -> TokenCounts | None:
+        """The usage: its own, or that of the `response` or `message` in an event of those APIs."""
+        if self.usage is not None:
+            return self.usage
+        for inner in (self.response, self.message):
+            if isinstance(inner, dict) and isinstance(inner.get("usage"), dict):
+                try:
+                    return msgspec.convert(inner["usage"], TokenCounts)
+                except ValueError:
+                    return None
+        return None
 
     @property
     def has_token(self) -> bool:
