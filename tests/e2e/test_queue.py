@@ -121,6 +121,13 @@ def test_a_full_line_turns_away_with_a_time_to_come_back(folder: Path, engine: S
         assert refused.headers["x-penstock-fault"] == "gateway"
 
 
+def test_a_set_concurrency_holds_from_the_first_request(folder: Path, engine: Sim) -> None:
+    with ready_gateway(folder, remote("m", engine, extra="concurrency = 3")) as front:
+        capacity = front.admin("/admin/queues").json()["queues"]["m"]["capacity"]
+
+    assert capacity == 3
+
+
 def test_a_wait_that_is_too_long_ends_with_the_phase(folder: Path, engine: Sim) -> None:
     extra = 'concurrency = 1\ntimeouts = { queue = "200ms" }'
     with ready_gateway(folder, remote("m", engine, extra=extra)) as front:

@@ -87,7 +87,7 @@ class _Gateway:
         self._keys = self._key_ring(config)
         self._stores = Stores(config, home, worker, self._keys, self._log)
         self._replicas, self._lines, self._permits, self._routing = self._fleet()
-        idempotency = Idempotency(
+        self._idempotency = Idempotency(
             self._stores.answers,
             time.monotonic,
             on_bug=self._on_bug,
@@ -95,14 +95,13 @@ class _Gateway:
             comment_every_s=config.gateway.comment_every_s,
         )
         self._addresses = client_addresses(config.gateway, time.monotonic)
-        self._idempotency = idempotency
         self._inference = Inference(
             self._settings,
             self._keys,
             Charges(self._stores.limits, self._stores.journal),
             self._lines,
             Attempts(self._settings, self._replicas, self._routing, self._client, time.monotonic),
-            idempotency,
+            self._idempotency,
             self._addresses,
             time.monotonic,
             self._finish,
@@ -241,11 +240,15 @@ class _Gateway:
         )
         if after.state in (State.STARTING, State.STOPPED):  # another process, or none
             self._routing.forget(after.name)
-            self._permits.forget(after.name, "" if after.state is State.STOPPED else after.model)
+            self._permits.forget(after.name)
+        if after.state is not State.STOPPED:
+            self._permits.meet(after)
         self._lines.refresh()
 
     def _follow(self) -> None:
         """What goes by the settings follows them."""
+        for replica in self._replicas.fleet.replicas:
+            self._permits.meet(replica)
         self._lines.refresh()
         self._stores.seed_again()
 

@@ -61,7 +61,7 @@ class Stores:
         if self._redis_limits is not None:
             await self._redis_limits.start()
             if self._redis_limits.up:
-                self._on_redis(up=True, why="")
+                self._redis_is_there()
         if self._redis_answers is not None:
             await self._redis_answers.start()
         await self._seed_spend()
@@ -140,12 +140,16 @@ class Stores:
         self._log.error(error.message, hint=error.hint)
 
     def _on_redis(self, up: bool, why: str) -> None:
-        self.shared_is_up = up
         if up:
-            self._log.info("redis is there: limits are shared")
+            self._redis_is_there()
             self.seed_again()
         else:
+            self.shared_is_up = False
             self._log.error("redis is away: every machine keeps its own limits now", why=why)
+
+    def _redis_is_there(self) -> None:
+        self.shared_is_up = True
+        self._log.info("redis is there: limits are shared")
 
     async def _seed_spend(self) -> None:
         try:

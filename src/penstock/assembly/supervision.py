@@ -26,7 +26,7 @@ from penstock.supervisor.parts import (
     GatewayPart,
     ReplicaPart,
 )
-from penstock.supervisor.ports import free_port
+from penstock.supervisor.ports import settled
 from penstock.supervisor.preflight import check_addresses, check_models
 
 REPLICA_LIMITS = RestartLimits()
@@ -81,7 +81,7 @@ class Session:
             stack.enter_context(self._lock(self._holder(gateway.listen)))
             stack.enter_context(self._engine_locks(self._config.models))
             check_addresses(gateway)
-            listen, admin = _settled(gateway.listen), _settled(gateway.admin)
+            listen, admin = settled(gateway.listen), settled(gateway.admin)
             secret, shown = self._first_secret(stack)
             part = GatewayPart(
                 listen.reachable(),
@@ -216,8 +216,3 @@ class Session:
             unseen.pop_all()
 
         return secret, shown
-
-
-def _settled(address: Address) -> Address:
-    """The address with a port, where any free one will do."""
-    return address if address.port else Address(address.host, free_port(address.host))

@@ -10,23 +10,20 @@ import asyncio
 import os
 import random
 import signal
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-from penstock.core.config import Address, GatewayConfig
+from penstock.core.config import GatewayConfig
 from penstock.core.config_sources import INTERNAL_PREFIX
-from penstock.core.errors import PenstockError
 from penstock.engines.client import EngineClient
-from penstock.engines.spec import Launch
 from penstock.policy.restart import RestartLimits
 from penstock.store.home import Home
 from penstock.store.keys import make_admin_key
 from penstock.supervisor.keeper import Keeper, Surroundings
-from penstock.supervisor.parts import GATEWAY_STOP_MARGIN_S, PROBE_WITHIN_S
-from penstock.supervisor.ports import free_port
+from penstock.supervisor.parts import GatewayPart
+from penstock.supervisor.ports import settled
 
 WORKER_VARIABLE = f"{INTERNAL_PREFIX}WORKER"
 WORKERS_VARIABLE = f"{INTERNAL_PREFIX}WORKERS"
@@ -70,12 +67,24 @@ async def _run(
     say: Callable[[str], None],
 ) -> int:
     make_admin_key(home.admin_key)  # before there are several to make it
-    listen, admin = (_settled(address) for address in (config.listen, config.admin))
+    listen, admin = settled(config.listen), settled(config.admin)
     client = EngineClient()
     around = Surroundings(environ, time.monotonic, random.random, say)
     keepers = []
     for number in range(config.workers):
-        part = _WorkerPart(number, config, listen, admin, options, client)
+        part = GatewayPart(
+            listen.reachable(),
+            options,
+            {
+                WORKER_VARIABLE: str(number),
+                WORKERS_VARIABLE: str(config.workers),
+                "PENSTOCK_GATEWAY__LISTEN": str(listen),
+                "PENSTOCK_GATEWAY__ADMIN": str(admin),
+            },
+            config.drain_timeout_s,
+            client,
+            name=f"gateway-{number}",
+        )
         keepers.append(Keeper(part, home.log(part.name), LIMITS, around))
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -101,53 +110,3 @@ def _hang_up(keepers: list[Keeper]) -> None:
         if keeper.pid is not None:
             with suppress(ProcessLookupError):
                 os.kill(keeper.pid, signal.SIGHUP)
-
-
-@dataclass(frozen=True, slots=True)
-class _WorkerPart:
-    number: int
-    config: GatewayConfig
-    listen: Address
-    admin: Address
-    options: tuple[str, ...]
-    client: EngineClient
-
-    @property
-    def name(self) -> str:
-        return f"gateway-{self.number}"
-
-    @property
-    def stop_within_s(self) -> float:
-        return self.config.drain_timeout_s + GATEWAY_STOP_MARGIN_S
-
-    def launch(self) -> Launch:
-        return Launch(
-            argv=(sys.executable, "-m", "penstock", *self.options, "gateway"),
-            env={
-                WORKER_VARIABLE: str(self.number),
-                WORKERS_VARIABLE: str(self.config.workers),
-                "PENSTOCK_GATEWAY__LISTEN": str(self.listen),
-                "PENSTOCK_GATEWAY__ADMIN": str(self.admin),
-            },
-        )
-
-    def started(self, pid: int) -> None:
-        pass
-
-    def ended(self) -> None:
-        self.client.forget(self.listen.reachable())
-
-    async def is_ready(self) -> bool:
-        """Whether some worker listens: the kernel does not say which one answers."""
-        try:
-            reply = await self.client.fetch(
-                self.listen.reachable(), b"GET", b"/health", timeout_s=PROBE_WITHIN_S
-            )
-        except PenstockError:
-            return False
-        return reply.status == 200
-
-
-def _settled(address: Address) -> Address:
-    """The address with a port, where any free one will do."""
-    return address if address.port else Address(address.host, free_port(address.host))

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from http import HTTPStatus
 
-from penstock.core.errors import ClientError, EngineError, Fault, OverloadError, PenstockError
+from penstock.core.errors import ClientError, EngineError, Fault, PenstockError
 from penstock.core.record import Outcome, Usage
 from penstock.engines.catalog import SPECS
 from penstock.engines.client import EngineClient
@@ -30,7 +30,6 @@ from penstock.wire.openai import CHAT, COMPLETIONS
 
 __all__ = ["Attempts", "Call"]
 
-NO_REPLICA_RETRY_AFTER_S = 2
 _READ: Headers = []  # what is left of headers that are not needed any more; never written to
 
 
@@ -90,13 +89,7 @@ class Attempts:
     def _choose(self, call: Call) -> Choice:
         choice = self._trials.choose(call)
         if choice is None:
-            model = call.model.name
-            raise OverloadError(
-                f"model {model!r} is not ready: {self._replicas.fleet.unready_reason(model)}",
-                code="no_replica_ready",
-                hint="try again shortly; `penstock status` shows the replicas",
-                retry_after_s=NO_REPLICA_RETRY_AFTER_S,
-            )
+            raise self._replicas.not_ready(call.model.name)
         return choice
 
     def _second(self, call: Call) -> Trial | None:

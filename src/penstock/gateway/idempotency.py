@@ -214,6 +214,7 @@ class Idempotency:
             self._on_bug(shared.record.request_id if shared.record else "", error)
             shared.broadcast.refuse(InternalError("the gateway failed; this is a bug in Penstock"))
         finally:
+            shared.broadcast.break_off()  # nobody waits for what will not come
             self._forget(shared)
 
     async def _find(self, shared: _Shared) -> Claimed | Stored | Running | None:
@@ -252,11 +253,8 @@ class Idempotency:
                 call.responder = cast("Responder", broadcast)
                 await run(call)
                 final = broadcast.is_final and shared.record.outcome is Outcome.COMPLETE
-        except Exception as error:  # a bug, which `run` keeps to itself: told before all is broken off
-            self._on_bug(shared.record.request_id if shared.record else "", error)
-            broadcast.refuse(InternalError("the gateway failed; this is a bug in Penstock"))
+            broadcast.break_off()  # where `run` has left it open
         finally:
-            broadcast.break_off()
             if not final:
                 self._forget(shared)
             if claim is not None:

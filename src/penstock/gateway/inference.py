@@ -26,11 +26,11 @@ from penstock.gateway.deadline import timeout_s
 from penstock.gateway.forwarding import media_type
 from penstock.gateway.idempotency import EVENT_HEADER, KEY_HEADER, Idempotency
 from penstock.gateway.lines import Lines
-from penstock.gateway.relay import Comments
+from penstock.gateway.relay import Comments, fail_stream
 from penstock.gateway.request import Request
 from penstock.gateway.request_id import HEADER, fit_id
 from penstock.gateway.responder import Responder
-from penstock.gateway.responses import error_body, error_event, error_headers
+from penstock.gateway.responses import error_body, error_headers
 from penstock.gateway.settings import Settings
 from penstock.gateway.tenants import Caller
 from penstock.store.keys import KeyRing
@@ -191,7 +191,7 @@ class Inference:
             if not responder.started:
                 request_id = call.record.request_id.encode()
                 responder.start(200, [*_STREAM_HEADERS, *call.reply_headers, (HEADER, request_id)])
-                responder.on_failure = partial(_fail_stream, responder)
+                responder.on_failure = partial(fail_stream, responder)
             if not responder.write_paused:
                 responder.write(sse.COMMENT)
 
@@ -290,20 +290,17 @@ class Inference:
                 cost_tokens=charge.tokens,
                 deadline_s=min(call.deadline_s, self._clock() + call.timeouts.queue_s),
             )
-        except BaseException:
-            if comments is not None:
-                comments.stop()
-            raise
-        try:
-            record.admitted_s = self._clock()
-            charge.begin()
-            call.before_end = charge.end
-            await self._attempts.serve(call)
+            try:
+                record.admitted_s = self._clock()
+                charge.begin()
+                call.before_end = charge.end
+                await self._attempts.serve(call)
+            finally:
+                # one that was cut before its usage was told is taken for what was expected of it
+                line.leave(permit, record.tokens if record.usage.source == "engine" else None)
         finally:
             if comments is not None:
                 comments.stop()
-            # one that was cut before its usage was told is taken for what was expected of it
-            line.leave(permit, record.tokens if record.usage.source == "engine" else None)
 
 
 def _refuse(responder: Responder, record: RequestRecord, error: PenstockError, headers: Headers) -> None:
@@ -317,12 +314,6 @@ def _refuse(responder: Responder, record: RequestRecord, error: PenstockError, h
     record.outcome, record.status = Outcome.REJECTED, error.status
     told = [*error_headers(error), *headers, (HEADER, record.request_id.encode())]
     responder.respond(error.status, told, error_body(error))
-
-
-def _fail_stream(responder: Responder, error: PenstockError) -> None:
-    """Ends a stream that has nothing but comments."""
-    responder.write(error_event(error))
-    responder.end(close=True)
 
 
 def _require_json(request: Request) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from penstock.core.config import ModelConfig
-from penstock.core.errors import OverloadError
 from penstock.gateway.line import Line
 from penstock.gateway.replicas import Replicas
 from penstock.gateway.settings import Settings
@@ -15,7 +14,6 @@ from penstock.policy.permits import PERMITS_UNKNOWN
 
 # A line without bounds is bounded by the connections that a gateway takes.
 UNBOUNDED = 1_000_000
-NOT_READY_RETRY_AFTER_S = 2
 
 
 class Lines:
@@ -51,12 +49,7 @@ class Lines:
         """
         line = self.by_model.get(model.name)
         if line is None or not self.serves(model):
-            raise OverloadError(
-                f"model {model.name!r} is not ready: {self._replicas.fleet.unready_reason(model.name)}",
-                code="no_replica_ready",
-                hint="try again shortly; `penstock status` shows the replicas",
-                retry_after_s=NOT_READY_RETRY_AFTER_S,
-            )
+            raise self._replicas.not_ready(model.name)
         return line
 
     def permits_of(self, replica: str) -> int:

@@ -91,17 +91,17 @@ class Permits:
         """How many requests this gateway may have at the replica `name` at once, 1 or more."""
         return self.by_name.get(name) or self._part(PERMITS_UNKNOWN)
 
-    def forget(self, name: str, model: str = "") -> None:
-        """The replica `name` is gone or was started anew: what was learned of it holds no more.
-
-        Args:
-            model: of one that was started anew; what is set for it holds at once.
-        """
+    def forget(self, name: str) -> None:
+        """The replica `name` is gone or was started anew: what was learned of it holds no more."""
         self.by_name.pop(name, None)
         self._lessons.pop(name, None)
-        known = self._known(model) if model else None
+
+    def meet(self, replica: Replica) -> bool:
+        """Takes what is set or known of a replica, to be called before it gets requests; whether anything is."""
+        known = self._known(replica.model)
         if known is not None:
-            self.by_name[name] = self._part(known)
+            self.by_name[replica.name] = self._part(known)
+        return known is not None
 
     async def run(self) -> None:
         """Asks until cancelled."""
@@ -125,9 +125,7 @@ class Permits:
                     group.create_task(self._look(replica, gate))
 
     def _teaches(self, replica: Replica) -> bool:
-        known = self._known(replica.model)
-        if known is not None:
-            self.by_name[replica.name] = self._part(known)
+        if self.meet(replica):
             return False
         if replica.state is not State.READY:
             return False

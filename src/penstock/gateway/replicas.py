@@ -23,6 +23,7 @@ LOOK_EVERY_S = 0.1
 ASK_UNREADY_EVERY_S = 0.1
 ASK_READY_EVERY_S = 2.0
 HEALTH_TIMEOUT_S = 2.0
+NOT_READY_RETRY_AFTER_S = 2
 # How much of an engine's own words is kept as evidence.
 EVIDENCE_CHARS_MAX = 200
 # The first token may wait for kernels to be compiled.
@@ -90,6 +91,15 @@ class Replicas:
         self.in_flight[name] -= 1
         if not self.in_flight[name]:
             del self.in_flight[name]
+
+    def not_ready(self, model: str) -> OverloadError:
+        """What a request for `model` is told while no replica of it is ready."""
+        return OverloadError(
+            f"model {model!r} is not ready: {self.fleet.unready_reason(model)}",
+            code="no_replica_ready",
+            hint="try again shortly; `penstock status` shows the replicas",
+            retry_after_s=NOT_READY_RETRY_AFTER_S,
+        )
 
     def refused(self, name: str, evidence: str) -> None:
         """An attempt found that nothing listens at this replica's address."""

@@ -61,7 +61,6 @@ class Request:
         "onward",
         "path",
         "response_complete",
-        "task",
     )
 
     method = "POST"
@@ -80,7 +79,6 @@ class Request:
         self.keep_alive = keep_alive
         self.more_body = True
         self.response_complete = False
-        self.task: asyncio.Task[None] | None = None  # in which it is served
         self._connection = connection
         self._body: bytes | bytearray = b""
         self._bytes_max = UNREAD_BYTES_MAX

@@ -117,6 +117,7 @@ class GatewayPart:
         options: of the command line, before the command: `--config PATH`.
         environ: variables that it gets beside ours.
         drain_timeout_s: how long it may go on after SIGTERM.
+        name: one of several workers has its own; which of them answers at `listen` is the kernel's to choose.
     """
 
     listen: Address
@@ -124,10 +125,7 @@ class GatewayPart:
     environ: Mapping[str, str]
     drain_timeout_s: float
     client: EngineClient
-
-    @property
-    def name(self) -> str:
-        return "gateway"
+    name: str = "gateway"
 
     @property
     def stop_within_s(self) -> float:

@@ -19,6 +19,11 @@ def free_port(host: str) -> int:
         return port
 
 
+def settled(address: Address) -> Address:
+    """The address with a port, where any free one will do."""
+    return address if address.port else Address(address.host, free_port(address.host))
+
+
 def why_not_free(address: Address) -> str:
     """Why a server can't listen on `address`, as a sentence's end; empty when it can."""
     try:
