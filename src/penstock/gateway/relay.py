@@ -194,7 +194,6 @@ class StreamRelay:
         self._comments = Comments(self._comment, comment_every_s, clock)
         self._done = False
         self._complaint: PenstockError | None = None
-        self._copies = False  # events that are as those before need not be looked at
         self.committed = False
 
     async def run(self) -> None:
@@ -228,15 +227,21 @@ class StreamRelay:
         """Tells the client that its answer is not whole: one error event, and no `[DONE]`."""
         fail_stream(self._responder, error)
 
+    def _on_chunk(self, chunk: bytes, size: int) -> bool:
+        """Passes a whole chunk on as it is, where it holds one event that is as those before: almost all are."""
+        delivered = self._delivered
+        if delivered is None or self._framer.held or not delivered.add(chunk, size):
+            return False
+        record = self._record
+        record.events += 1
+        record.last_token_s = self._comments.last_s = self._exchange.last_byte_s = self._clock()
+        self._responder.write_chunk(chunk, size)
+        if delivered.obstacle:
+            self._delivered = None
+        return True
+
     def _on_data(self, data: bytes) -> None:
         delivered = self._delivered
-        if delivered is not None and self._copies and not self._framer.held and delivered.add(data):
-            self._record.events += 1  # almost all of them come here
-            self._record.last_token_s = self._comments.last_s = self._clock()
-            self._responder.write(data)
-            if delivered.obstacle:
-                self._delivered = None
-            return
         try:
             events = self._framer.feed(data)
         except sse.EventTooLargeError as error:
@@ -263,7 +268,8 @@ class StreamRelay:
             self.committed = True
             record.first_byte_s = now_s
             self._start()
-            self._copies = not self._examines_all
+            if delivered is not None and not self._examines_all and self._responder.chunked:
+                self._exchange.on_chunk = self._on_chunk
         self._responder.write(events)
 
     def _examined(self, events: bytes) -> bytes:
