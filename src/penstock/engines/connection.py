@@ -17,7 +17,9 @@ HEAD_BYTES_MAX = 64 * 1024
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
 # The size lines of chunks that are passed on with their framing, as engines write them. A larger one is no token.
-_CHUNK_SIZES = {b"%x" % size: size for size in range(1, 1024)} | {b"%X" % size: size for size in range(1, 1024)}
+_CHUNK_SIZES = {b"%x" % size: size for size in range(1, 1024)} | {
+    b"%X" % size: size for size in range(1, 1024)
+}
 _SIZE_LINE_BYTES_MAX = 5
 
 

@@ -262,7 +262,9 @@ class Exchange:
     def on_complete(self) -> None:
         """The response is whole."""
         self.complete = True
-        self._on_body = self.on_chunk = None  # it refers to what refers to us: not left to the garbage collector
+        self._on_body = self.on_chunk = (
+            None  # it refers to what refers to us: not left to the garbage collector
+        )
         self._stop_alarm()
         _wake(self._first)
         _wake(self._end)
