@@ -119,7 +119,8 @@ def test_chunks_that_are_passed_on_with_their_framing_leave_the_others_as_they_a
 
 
 @pytest.mark.parametrize(
-    "read", [b"6\r\nhello\r\n", b"+5\r\nhello\r\n", b"0x5\r\nhello\r\n", b"5\r\nhello\n\n", b" 5\r\nhello\r\n"]
+    "read",
+    [b"6\r\nhello\r\n", b"+5\r\nhello\r\n", b"0x5\r\nhello\r\n", b"5\r\nhello\n\n", b" 5\r\nhello\r\n"],
 )
 def test_what_only_looks_like_a_chunk_is_not_passed_on(run: Any, read: bytes) -> None:
     async def scene() -> None:

@@ -44,6 +44,7 @@ from penstock.store.keys import KeyRing, make_admin_key
 from penstock.store.runtime import Drained
 from penstock.telemetry.logs import RequestLog, open_log
 from penstock.telemetry.metrics import Metrics
+from penstock.telemetry.records import Records
 from penstock.telemetry.together import together
 
 # How often a worker tells the others of itself.
@@ -85,7 +86,6 @@ class _Gateway:
         self._home = home
         self._worker = worker
         self._log = open_log(config.log.level, config.log.format)
-        self._request_log = RequestLog(self._log, config.log.format, asyncio.get_running_loop().call_later)
         self._settings = Settings(config)
         self._client = EngineClient()
         self._keys = self._key_ring(config)
@@ -112,6 +112,10 @@ class _Gateway:
             self._on_bug,
         )
         self._metrics = self._counted()
+        self._records = Records(
+            (self._metrics.observe, RequestLog(self._log, config.log.format).write),
+            asyncio.get_running_loop().call_later,
+        )
         self._board = Board(home.workers, worker.number)
         self._overview = self._look()
         self._reload = GatewayReload(self._settings, load, self._follow, worker, self._log)
@@ -137,7 +141,7 @@ class _Gateway:
         self._client.close()
         await self._idempotency.close()
         await self._stores.close()
-        self._request_log.flush()
+        self._records.flush()
 
     # -- parts ----------------------------------------------------------------------------------------
 
@@ -230,8 +234,7 @@ class _Gateway:
     # -- what is told ---------------------------------------------------------------------------------
 
     def _finish(self, record: RequestRecord) -> None:
-        self._metrics.observe(record)
-        self._request_log(record)
+        self._records.add(record)
 
     def _on_change(self, before: Replica, after: Replica) -> None:
         self._log.info(
@@ -278,7 +281,7 @@ class _Gateway:
         posts = True
         while True:
             try:
-                self._board.post(self._overview.own(), self._metrics.exposition().decode())
+                self._board.post(self._overview.own(), self._own_exposition().decode())
                 posts = True
             except OSError as error:
                 if posts:  # said once: the others do not see this worker now
@@ -289,8 +292,12 @@ class _Gateway:
     def _others(self) -> list[Post]:
         return self._board.others() if self._worker.count > 1 else []
 
+    def _own_exposition(self) -> bytes:
+        self._records.flush()
+        return self._metrics.exposition()
+
     def _exposition(self) -> bytes:
-        own = self._metrics.exposition()
+        own = self._own_exposition()
         if self._worker.count == 1:
             return own
         posts = [(post.worker, post.metrics) for post in self._others()]
