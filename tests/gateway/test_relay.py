@@ -16,6 +16,7 @@ from penstock.engines.exchange import ConnectionLostError, Exchange, Headers, Ph
 from penstock.gateway.relay import (
     HELD_BYTES_MAX,
     AnswerDivergedError,
+    Comments,
     EngineAbortedError,
     MalformedEventError,
     PlainRelay,
@@ -132,6 +133,8 @@ class Scene:
         delivered: Delivered | None = None,
         joint: Joint | None = None,
     ) -> StreamRelay:
+        clock = clock or (lambda: self.now_s)
+        self.comments = Comments(comment_every_s, clock)
         return StreamRelay(
             self.exchange,
             self.answer,  # type: ignore[arg-type]
@@ -141,8 +144,8 @@ class Scene:
             needs_done=needs_done,
             rewrite=rewrite,
             before_end=before_end or (lambda: None),
-            comment_every_s=comment_every_s,
-            clock=clock or (lambda: self.now_s),
+            comments=self.comments,
+            clock=clock,
             delivered=delivered,
             joint=joint,
         )

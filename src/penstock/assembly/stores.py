@@ -70,12 +70,12 @@ class Stores:
 
     async def keep_ledger(self) -> None:
         """Brings the journal into the ledger: whichever worker comes first does it for all."""
-        begun = -1
+        begun = self.journal.begun  # what was there before is in it since `start`
         while True:
+            await asyncio.sleep(KEEP_LEDGER_EVERY_S)
             if begun != self.journal.begun:
                 begun = self.journal.begun
                 self._tell(await keep(self._task))
-            await asyncio.sleep(KEEP_LEDGER_EVERY_S)
 
     def on_answers(self, works: bool, why: str) -> None:
         """Tells whether answers for idempotency keys can be kept."""

@@ -157,7 +157,7 @@ class StreamRelay:
         needs_done: this API ends its streams with `[DONE]`; one without it is not whole.
         rewrite: changes each event; an empty result leaves it out.
         before_end: called before the client sees the end of a whole answer; may raise PenstockError.
-        comment_every_s: silence after which the client gets a comment.
+        comments: fill the silence; they run.
         delivered: remembers what the client was sent, before it was rewritten.
         joint: makes the events go on with an answer that has begun.
     """
@@ -173,7 +173,7 @@ class StreamRelay:
         needs_done: bool,
         rewrite: Rewrite | None,
         before_end: Callable[[], None],
-        comment_every_s: float,
+        comments: Comments,
         clock: Callable[[], float],
         delivered: Delivered | None = None,
         joint: Joint | None = None,
@@ -191,7 +191,7 @@ class StreamRelay:
         self._joint = joint
         self._examines_all = rewrite is not None or joint is not None
         self._framer = sse.EventFramer()
-        self._comments = Comments(self._comment, comment_every_s, clock)
+        self._comments = comments
         self._done = False
         self._complaint: PenstockError | None = None
         self.committed = False
@@ -203,7 +203,8 @@ class StreamRelay:
             EngineError: the engine failed, before or amid the first event; see `committed`.
             PenstockError: its end may not be shown.
         """
-        self._comments.start()
+        self._comments.write = self._comment
+        self._comments.last_s = self._clock()
         try:
             _attach(self._exchange, self._responder, self._on_data, self.fail)
             await self._exchange.end()
@@ -212,7 +213,6 @@ class StreamRelay:
             if not self._done and self._complaint is None:
                 raise
         finally:
-            self._comments.stop()
             self._responder.on_write_pause = None
         if self._complaint is not None:
             raise self._complaint
@@ -345,50 +345,47 @@ class StreamRelay:
 
     def _comment(self) -> None:
         self._start()
-        if not self._responder.write_paused:
+        if not self._responder.write_paused and not self._responder.ended:
             self._responder.write(sse.COMMENT)
 
 
+def _leave_it() -> None:
+    pass
+
+
 class Comments:
-    """Fills silence with comments.
+    """Fills silence with comments, from before a stream begins to its end.
 
     Args:
-        write: sends one.
         every_s: silence after which it is due.
         clock: monotonic seconds.
+        write: sends one; whoever writes the stream puts its own way in its place.
     """
 
-    __slots__ = ("_clock", "_every_s", "_loop", "_timer", "_write", "last_s")
+    __slots__ = ("_clock", "_every_s", "_loop", "_timer", "last_s", "write")
 
-    def __init__(self, write: Callable[[], None], every_s: float, clock: Callable[[], float]) -> None:
-        self._write = write
+    def __init__(
+        self, every_s: float, clock: Callable[[], float], write: Callable[[], None] = _leave_it
+    ) -> None:
+        self.write = write
         self._every_s = every_s
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
-        self.last_s = clock()
-
-    def start(self) -> None:
-        """Watches from now on; `last_s` is when something was written last."""
-        self._timer = self._loop.call_later(self._every_s, self._due)
+        self._timer = self._loop.call_later(every_s, self._due)
+        self.last_s = clock()  # when something was written
 
     def stop(self) -> None:
         """Watches no longer."""
-        self._write = _nothing  # it refers to what refers to us: not left to the garbage collector
-        if self._timer is not None:
-            self._timer.cancel()
+        self.write = _leave_it  # it refers to what refers to us: not left to the garbage collector
+        self._timer.cancel()
 
     def _due(self) -> None:
         due_s = self.last_s + self._every_s
         now_s = self._clock()
         if now_s >= due_s:
-            self._write()
+            self.write()
             self.last_s, due_s = now_s, now_s + self._every_s
         self._timer = self._loop.call_later(due_s - now_s, self._due)
-
-
-def _nothing() -> None:
-    pass
 
 
 def fail_stream(responder: Responder, error: PenstockError) -> None:
