@@ -131,7 +131,7 @@ class Charge:
         """
         record = self._record
         left = record.outcome is Outcome.CANCELLED and not record.stream and record.usage.source != "engine"
-        if left and record.attempts and _has_begun(record.attempts[-1]):
+        if left and any(map(_has_begun, record.attempts)):
             return Cost(max(actual.tokens, self.tokens), actual.usd)
         return actual
 
