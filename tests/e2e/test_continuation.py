@@ -197,6 +197,49 @@ def test_an_answer_in_large_pieces_is_no_longer_than_it_may_be(pair: Pair, tempe
     assert text_of(events) == text_of(events_of(pair[0], CHAT, body))
 
 
+@pytest.mark.parametrize(("path", "make"), [(CHAT, ask), (COMPLETIONS, complete)])
+@pytest.mark.parametrize(
+    ("texts", "tokens"),
+    [
+        (("abcdefghijklmnopqrst", " abcdefghij"), 6),  # of five letters each, several in an event
+        ((" if abcdefghij is", " so abcdefghij it"), 8),
+        ((" if", " abcdefghij", " so"), 3),  # hardly more than its events: taken for one each
+    ],
+)
+def test_tokens_that_came_in_one_event_are_counted_by_the_engines_tokenizer(
+    folder: Path, path: str, make: Any, texts: tuple[str, ...], tokens: int
+) -> None:
+    def cut(sock: socket.socket, _: int) -> str:
+        begin_stream(sock)
+        for text in texts:
+            say(
+                sock,
+                token(text)
+                if path == CHAT
+                else token(text).replace(b'"delta":{"content":', b'"text":').replace(b'"},', b'",'),
+            )
+        return "close"
+
+    body = make(temperature=1, stream_options={"include_usage": True})
+    with (
+        scripted_engine(cut) as broken_engine,
+        sim_engine(folder, "--model", "m", key="secret") as sim,
+        ready_gateway(
+            folder, remote("m", broken_engine, sim, extra=LIMITS + '\napi_key = "secret"')
+        ) as front,
+    ):
+        while not broken_engine.requests:
+            events = events_of(
+                front, path, body, **{"X-Request-Id": f"counted-{len(broken_engine.requests)}"}
+            )
+        asked = last_request(sim)
+        record = front.record("counted-0")
+
+    assert asked["max_tokens"] == 20 - tokens
+    assert text_of(events).startswith("".join(texts))
+    assert events[-2]["usage"]["completion_tokens"] == record["completion_tokens"] == 20
+
+
 def test_the_replica_that_goes_on_is_asked_for_no_more_than_what_is_left(pair: Pair) -> None:
     front, one, two = pair
     body = ask(temperature=1, min_tokens=8, max_completion_tokens=19)
