@@ -21,6 +21,7 @@ from penstock.telemetry.logs import Logger
 
 if TYPE_CHECKING:
     from penstock.store.answers_redis import RedisAnswers
+    from penstock.store.ledger_intake import IngestReport
     from penstock.store.limits_redis import RedisLimits
 
 INGEST_EVERY_S = 1.0
@@ -48,6 +49,7 @@ class Stores:
             on_problem=self._on_problem,
             on_recovered=lambda kept: log.info("journal works again", kept_lines=kept),
         )
+        self._told_damage = (0, 0)
         self._ledger = Ledger(
             home.ledger,
             home.journal,
@@ -72,19 +74,19 @@ class Stores:
 
     async def keep_ledger(self) -> None:
         """Brings the journal into the ledger, in a thread: whichever worker comes first does it for all."""
-        told = (0, 0)
         while True:
             try:
-                report = await asyncio.to_thread(self._ledger.ingest)
-                damage = (report.torn, report.unreadable)
-                if any(damage) and damage != told:
-                    self._log.warning(
-                        "damaged lines in the journal", torn=report.torn, unreadable=report.unreadable
-                    )
-                told = damage
+                self._tell_damage(await asyncio.to_thread(self._ledger.ingest))
             except PenstockError as error:
                 self._on_problem(error)
             await asyncio.sleep(INGEST_EVERY_S)
+
+    def _tell_damage(self, report: IngestReport) -> None:
+        """Says what could not be read of the journal, once for as long as it is the same."""
+        damage = (report.torn, report.unreadable)
+        if any(damage) and damage != self._told_damage:
+            self._log.warning("damaged lines in the journal", torn=report.torn, unreadable=report.unreadable)
+        self._told_damage = damage
 
     def on_answers(self, works: bool, why: str) -> None:
         """Tells whether answers for idempotency keys can be kept."""
@@ -153,7 +155,7 @@ class Stores:
 
     async def _seed_spend(self) -> None:
         try:
-            await asyncio.to_thread(self._ledger.ingest, wait_s=INGEST_WITHIN_S)
+            self._tell_damage(await asyncio.to_thread(self._ledger.ingest, wait_s=INGEST_WITHIN_S))
             spend = await asyncio.to_thread(self._ledger.spend)
         except PenstockError as error:  # serving does not wait for accounts to be mended
             self._on_problem(error)
