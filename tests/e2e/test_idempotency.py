@@ -138,6 +138,7 @@ def test_bad_headers_and_other_requests_are_refused(front: Gateway) -> None:
     for reply, status, code in [
         (ask(front, "mine", "other"), 422, "idempotency_key_reused"),
         (ask(front, "x" * 10_000), 400, "invalid_idempotency_key"),
+        (ask(front, ""), 400, "invalid_idempotency_key"),
         (ask(front, "new", last="x", stream=True), 400, "invalid_last_event_id"),
         (ask(front, "new", last="4", stream=True), 409, "nothing_to_resume"),
         (ask(front, "new", last="4"), 400, "invalid_last_event_id"),

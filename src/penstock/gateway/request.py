@@ -98,6 +98,10 @@ class Request:
         """
         return self._named.get(name, b"")
 
+    def names(self, name: bytes) -> bool:
+        """Whether one of the headers that the gateway reads is there, be it empty."""
+        return name in self._named
+
     @property
     def peer(self) -> str:
         """The address at the other end of the connection."""
