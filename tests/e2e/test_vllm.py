@@ -363,7 +363,6 @@ def test_an_answer_that_is_cut_short_stays_so(front: Gateway, scissors: Scissors
     assert front.record(f"short-{cut}")["attempts"] == 2
 
 
-@pytest.mark.xfail(reason="tokens are counted by events and words, and a slow API server joins tokens")
 def test_tokens_that_came_in_one_event_count_too(front: Gateway, stack: Gateway, scissors: Scissors) -> None:
     body = ask(STORY, max_tokens=500)
     whole = events_of(front, CHAT, body)
