@@ -434,8 +434,16 @@ class GatewayProtocol(asyncio.Protocol):
         newest = self._newest
         if isinstance(newest, Request) and newest.more_body and not newest.response_complete:
             newest.fail(error)  # amid its body: it has a task, and a record
-        else:
-            self.refuse(error)
+            return
+        if (
+            isinstance(newest, RequestResponseCycle)
+            and newest is self._answering
+            and not newest.response_started
+        ):
+            newest.disconnected = True  # what it would answer is not sent
+            newest.message_event.set()
+            self._answering = None
+        self.refuse(error)
 
     def _refuse_large_head(self) -> None:
         self.refuse(
