@@ -42,6 +42,8 @@ def scripted_engine(
                 head, body = request
                 if head.startswith(b"GET"):
                     answer(sock, b"{}")
+                elif head.startswith(b"POST /tokenize"):
+                    answer(sock, b"{}", b"404 Not Found")
                 elif CANARY in body and canary:
                     answer(sock, canary)
                 else:

@@ -246,6 +246,51 @@ def test_what_is_not_http_gets_a_400(strict: Gateway, request_bytes: bytes) -> N
     assert still_serves(strict)
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize(
+    "chunk", [b'5\r\n{"mod\r\nzz\r\n', b"-1\r\n", b"2\r\n{}junk\r\n", b"f" * 17 + b"\r\n"]
+)
+def test_a_malformed_chunk_amid_a_body_is_a_400(front: Gateway, chunk: bytes, at_once: bool) -> None:
+    with front.connect() as sock:
+        if at_once:
+            sock.sendall(head(front, None) + chunk)
+        else:
+            sock.sendall(head(front, None) + b"2\r\n{ \r\n")
+            time.sleep(0.05)
+            sock.sendall(chunk)
+        reply = read_reply(sock)
+
+    assert b" 400 " in reply.splitlines()[0]
+    assert b"invalid_http" in reply
+    assert b"x-penstock-fault: client" in reply
+    assert still_serves(front)
+
+
+@pytest.mark.parametrize("line", ["GET /health", "POST /v1/models"])
+def test_a_malformed_chunk_is_a_400_also_where_no_body_is_read(front: Gateway, line: str) -> None:
+    with front.connect() as sock:
+        sock.sendall(f"{line} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n".encode())
+        reply = read_reply(sock)
+
+    assert b" 400 " in reply.splitlines()[0]
+    assert reply.count(b"x-request-id") == 1
+    assert b"invalid_http" in reply
+
+
+@pytest.mark.parametrize("line", ["POST /v1/chat/completions", "GET /health"])
+@pytest.mark.parametrize(("hosts", "version"), [(0, "1.1"), (2, "1.1"), (0, "1.0"), (1, "1.1")])
+def test_a_request_names_its_host_once(strict: Gateway, line: str, hosts: int, version: str) -> None:
+    host_lines = "Host: x\r\n" * hosts
+    request = f"{line} HTTP/{version}\r\n{host_lines}Content-Length: 0\r\nConnection: close\r\n\r\n"
+    with strict.connect() as sock:
+        sock.sendall(request.encode())
+        reply = read_reply(sock)
+
+    refused = b"invalid_host" in reply
+    assert refused == (version == "1.1" and hosts != 1)
+    assert (b" 400 " in reply.splitlines()[0]) == refused
+
+
 def test_500_idle_connections_do_no_harm_and_leave_nothing(strict: Gateway) -> None:
     process = psutil.Process(strict.process.pid)
     before = process.num_fds()

@@ -135,13 +135,17 @@ def read_events(sock: socket.socket, count: int) -> bytes:
     return said
 
 
-def assert_one_answer(events: list[Any], whole: list[Any]) -> None:
-    """Nothing shows that the first of these streams broke off and the second one did not."""
+def assert_one_answer(events: list[Any], whole: list[Any], *, one_time: bool = True) -> None:
+    """Nothing shows that the first of these streams broke off and the second one did not.
+
+    Args:
+        one_time: the engine stamps all chunks of a stream with one time; llama.cpp stamps each with its own.
+    """
     chunks, whole_chunks = events[:-1], whole[:-1]
     assert events[-1] == whole[-1] == "[DONE]"
     assert text_of(events) == text_of(whole)
     assert len({chunk["id"] for chunk in chunks}) == 1
-    assert len({chunk["created"] for chunk in chunks}) == 1
+    assert not one_time or len({chunk["created"] for chunk in chunks}) == 1
     endings = [c["finish_reason"] for chunk in chunks for c in chunk["choices"] if c["finish_reason"]]
     assert len(endings) == 1
     for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
@@ -195,6 +199,49 @@ def test_an_answer_in_large_pieces_is_no_longer_than_it_may_be(pair: Pair, tempe
     assert record["attempts"] == 2
     assert len(text_of(events).split()) == 20
     assert text_of(events) == text_of(events_of(pair[0], CHAT, body))
+
+
+@pytest.mark.parametrize(("path", "make"), [(CHAT, ask), (COMPLETIONS, complete)])
+@pytest.mark.parametrize(
+    ("texts", "tokens"),
+    [
+        (("abcdefghijklmnopqrst", " abcdefghij"), 6),  # of five letters each, several in an event
+        ((" if abcdefghij is", " so abcdefghij it"), 8),
+        ((" if", " abcdefghij", " so"), 3),  # hardly more than its events: taken for one each
+    ],
+)
+def test_tokens_that_came_in_one_event_are_counted_by_the_engines_tokenizer(
+    folder: Path, path: str, make: Any, texts: tuple[str, ...], tokens: int
+) -> None:
+    def cut(sock: socket.socket, _: int) -> str:
+        begin_stream(sock)
+        for text in texts:
+            say(
+                sock,
+                token(text)
+                if path == CHAT
+                else token(text).replace(b'"delta":{"content":', b'"text":').replace(b'"},', b'",'),
+            )
+        return "close"
+
+    body = make(temperature=1, stream_options={"include_usage": True})
+    with (
+        scripted_engine(cut) as broken_engine,
+        sim_engine(folder, "--model", "m", key="secret") as sim,
+        ready_gateway(
+            folder, remote("m", broken_engine, sim, extra=LIMITS + '\napi_key = "secret"')
+        ) as front,
+    ):
+        while not broken_engine.requests:
+            events = events_of(
+                front, path, body, **{"X-Request-Id": f"counted-{len(broken_engine.requests)}"}
+            )
+        asked = last_request(sim)
+        record = front.record("counted-0")
+
+    assert asked["max_tokens"] == 20 - tokens
+    assert text_of(events).startswith("".join(texts))
+    assert events[-2]["usage"]["completion_tokens"] == record["completion_tokens"] == 20
 
 
 def test_the_replica_that_goes_on_is_asked_for_no_more_than_what_is_left(pair: Pair) -> None:
@@ -358,7 +405,7 @@ def test_a_killed_llama_cpp_does_not_end_its_answer(folder: Path, replicas: int)
         record = stack.record("killed")
 
     events = [json.loads(line[6:]) for line in said.split(b"\n") if line.startswith(b"data: {")]
-    assert_one_answer([*events, "[DONE]"], whole)
+    assert_one_answer([*events, "[DONE]"], whole, one_time=False)
     assert record["attempts"] >= 2
 
 

@@ -112,12 +112,33 @@ def test_a_generation_goes_on_without_its_client(front: Gateway, sim: Sim) -> No
     assert count(sim) == before + 1
 
 
+def test_one_client_is_in_a_hurry_and_the_next_is_not(front: Gateway, sim: Sim) -> None:
+    before = count(sim)
+    body = {
+        "model": "m",
+        "messages": [{"role": "user", "content": "hello"}],
+        "max_tokens": 20,
+        "ignore_eos": True,
+        "sim_fault": "freeze=1s",
+    }
+    headers = {"Idempotency-Key": "hurry"}
+
+    hurried = front.request("POST", "/v1/chat/completions", body, {**headers, "X-Request-Timeout": "200ms"})
+    patient = front.request("POST", "/v1/chat/completions", body, headers)
+
+    assert (hurried.status, hurried.json()["error"]["code"]) == (504, "total_timeout")
+    assert patient.status == 200
+    assert patient.json()["usage"]["completion_tokens"] == 20
+    assert count(sim) == before + 1
+
+
 def test_bad_headers_and_other_requests_are_refused(front: Gateway) -> None:
     ask(front, "mine")
 
     for reply, status, code in [
         (ask(front, "mine", "other"), 422, "idempotency_key_reused"),
         (ask(front, "x" * 10_000), 400, "invalid_idempotency_key"),
+        (ask(front, ""), 400, "invalid_idempotency_key"),
         (ask(front, "new", last="x", stream=True), 400, "invalid_last_event_id"),
         (ask(front, "new", last="4", stream=True), 409, "nothing_to_resume"),
         (ask(front, "new", last="4"), 400, "invalid_last_event_id"),

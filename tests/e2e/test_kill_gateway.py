@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -158,6 +159,22 @@ def test_who_has_read_the_end_is_in_the_ledger_whatever_happens_to_the_gateway_t
             (row,) = (row for rows in ledger(front).values() for row in rows)
 
     assert (row["outcome"], row["completion_tokens"], row["usage_source"]) == ("complete", 2, "engine")
+
+
+def test_a_torn_line_of_a_killed_gateway_is_told_by_the_next(folder: Path, engines: Engines) -> None:
+    with ready_gateway(folder, config(engines)) as front:
+        assert front.request("POST", "/v1/chat/completions", chat(max_tokens=1)).status == 200
+        front.stop(signal.SIGKILL)
+    (segment,) = (front.home / "journal").glob("*.jsonl")
+    with segment.open("ab") as file:
+        file.write(b'{"line":"end","ent')
+
+    with ready_gateway(folder, config(engines)) as front:
+        wait_until(lambda: "damaged lines in the journal" in front.log.read_text(), "it to be told")
+        usage = json.loads(front.penstock("usage", "--json").stdout)
+
+    assert front.log.read_text().count("damaged lines in the journal") == 1
+    assert (usage["total"]["requests"], usage["torn_lines"]) == (1, 1)
 
 
 def test_a_killed_worker_has_every_request_in_the_ledger_once(

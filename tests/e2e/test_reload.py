@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,26 @@ def test_models_and_tenants_come_and_go_with_sighup(folder: Path, engine: Sim) -
         wait_until(lambda: front.request("GET", "/ready").status == 200, "its replica to be ready")
         assert [front.ask("hi", "m2").status for _ in range(2)][-1] == 429
         assert stream.whole()
+
+
+def test_who_waits_for_a_model_that_is_removed_is_told_so_at_once(folder: Path, engine: Sim) -> None:
+    one_at_a_time = 'concurrency = 1\ntimeouts = { queue = "50s" }\n'
+    with ready_gateway(folder, remote("m", engine, extra=one_at_a_time)) as front:
+        stream = Stream(front, "m", tokens=300)
+        with ThreadPoolExecutor(3) as pool:
+            waiters = [pool.submit(front.ask, "hi", "m", stream=stream) for stream in (False, False, True)]
+            wait_until(lambda: queue_length(front) == 3, "all to wait")
+            (folder / "penstock.toml").write_text(remote("m2", engine))
+            front.process.send_signal(signal.SIGHUP)
+            replies = [waiter.result(timeout=10) for waiter in waiters]
+        was_running = stream.is_alive()
+
+        assert was_running
+        assert stream.whole()
+        for reply in replies:
+            assert (reply.status, reply.headers["x-penstock-fault"]) == (404, "gateway")
+            assert reply.json()["error"]["code"] == "model_not_found"
+            assert "/v1/models" in reply.json()["error"]["hint"]
 
 
 @pytest.mark.parametrize("bad", ["[[models", '[gateway]\nbody_max = "much"\n', "models = []\n"])
@@ -150,6 +171,11 @@ def test_an_unknown_replica_can_not_be_drained(folder: Path, engine: Sim) -> Non
 def fleet(front: Gateway) -> list[dict[str, object]]:
     replicas: list[dict[str, object]] = front.admin("/admin/fleet").json()["replicas"]
     return replicas
+
+
+def queue_length(front: Gateway) -> int:
+    length: int = front.admin("/admin/queues").json()["queues"]["m"]["length"]
+    return length
 
 
 def names(front: Gateway) -> list[object]:

@@ -363,16 +363,19 @@ def test_an_answer_that_is_cut_short_stays_so(front: Gateway, scissors: Scissors
     assert front.record(f"short-{cut}")["attempts"] == 2
 
 
-@pytest.mark.xfail(reason="tokens are counted by events and words, and a slow API server joins tokens")
 def test_tokens_that_came_in_one_event_count_too(front: Gateway, stack: Gateway, scissors: Scissors) -> None:
     body = ask(STORY, max_tokens=500)
     whole = events_of(front, CHAT, body)
 
-    sock, said, pid = frozen(front, stack, body, "joined")
-    with sock:
-        scissors.arm(3)
-        os.kill(pid, signal.SIGCONT)
-        said += read_until(sock, b"0\r\n\r\n")
+    for number in range(5):  # on a busy machine all the rest may have come in fewer events
+        sock, said, pid = frozen(front, stack, body, f"joined-{number}")
+        with sock:
+            scissors.arm(3)
+            os.kill(pid, signal.SIGCONT)
+            said += read_until(sock, b"0\r\n\r\n")
+        if not scissors.armed:
+            break
+        scissors.arm(0)
 
     assert not scissors.armed
     assert len(text_of(events_in(said))) == len(text_of(whole))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -86,6 +88,26 @@ def test_a_reload_reaches_every_worker(front: Gateway) -> None:
 
     big = "x" * 3000
     wait_until(lambda: all(front.ask(big, "m").status == 413 for _ in range(20)), "all to refuse")
+
+
+@pytest.mark.parametrize("path", ["/admin/overview", "/metrics"])
+def test_a_slow_disk_holds_up_who_looks_at_the_workers_and_nobody_else(front: Gateway, path: str) -> None:
+    slow = front.home / "run" / "workers" / "9.json"
+    assert slow.parent.is_dir()
+    os.mkfifo(slow)  # what reads it waits until somebody writes
+
+    with ThreadPoolExecutor(1) as pool:
+        look = pool.submit(front.admin, path)
+        try:
+            time.sleep(0.2)
+            served = [front.ask("hi", "m", max_tokens=1).status for _ in range(20)]
+            waits = not look.done()
+        finally:
+            slow.write_text("{}")
+        status = look.result().status
+
+    assert served == [200] * 20  # on both workers
+    assert (waits, status) == (True, 200)
 
 
 def test_sigterm_ends_every_worker(front: Gateway) -> None:

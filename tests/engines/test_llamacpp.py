@@ -15,10 +15,12 @@ from typing import Any
 import pytest
 
 from penstock.core.config import ModelConfig
-from penstock.engines import llamacpp
+from penstock.engines import llamacpp, remote
 from penstock.engines.llamacpp_server import arguments, params
 from penstock.engines.spec import Placement
 from penstock.supervisor.ports import free_port
+from penstock.wire.resume import Manner
+from penstock.wire.tokenize import tokens_in
 
 KEY = "secret-of-the-replica"
 WITHIN_S = 60.0
@@ -152,6 +154,24 @@ def test_the_demo_model_chats_embeds_and_ends_when_asked_amid_an_answer(
     assert chat["model"] == "penstock-demo"
     assert len(embedding["data"][0]["embedding"]) > 0
     assert code == 0
+
+
+@pytest.mark.parametrize("manner", [llamacpp.SPEC.manner, remote.SPEC.manner], ids=["llamacpp", "remote"])
+def test_its_tokenizer_counts_what_it_has_written(
+    start: Callable[[ModelConfig, int], subprocess.Popen[str]], manner: Manner
+) -> None:
+    port = free_port("127.0.0.1")
+    process = start(model(), port)
+    assert process.stdout is not None
+    process.stdout.readline()
+    question = {"messages": [{"role": "user", "content": "Count from one to one hundred."}], "temperature": 0}
+    chat = post(port, "/v1/chat/completions", {**question, "max_tokens": 60})
+    assert manner.tokenizer is not None
+
+    body = manner.tokenizer.body("penstock-demo", chat["choices"][0]["message"]["content"])
+    counted = tokens_in(json.dumps(post(port, manner.tokenizer.path, json.loads(body))).encode())
+
+    assert counted == chat["usage"]["completion_tokens"] == 60
 
 
 def test_a_damaged_model_ends_with_one_sentence(

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from penstock.core.config import Timeouts
 from penstock.core.errors import ClientError, EngineError, PenstockError
 from penstock.core.record import RequestRecord
 from penstock.engines.exchange import Headers
@@ -99,6 +100,7 @@ class Asked:
         default_factory=lambda: RequestRecord("req_mine", "POST", "/v1/chat/completions", 0.0, 0.0)
     )
     deadline_s: float = 600.0
+    timeouts: Timeouts = field(default_factory=Timeouts)
 
     @property
     def request(self) -> Asked:

@@ -107,6 +107,30 @@ def test_one_that_was_cut_is_charged_for_its_prompt_and_what_was_delivered(charg
     assert told.cost_usd == pytest.approx((100 + 2 * 7) / 1e6)
 
 
+@pytest.mark.parametrize(
+    ("stream", "failure", "usage", "left_tokens"),
+    [
+        (False, "", Usage(), 800),  # as was reserved
+        (True, "", Usage(), 900),
+        (False, "refused", Usage(), 1000),
+        (False, "", Usage(10, 20, "engine"), 970),
+    ],
+)
+def test_a_plain_call_whose_client_leaves_costs_its_prompt_and_counts_as_reserved(
+    charges: Charges, limits: LocalLimits, stream: bool, failure: str, usage: Usage, left_tokens: int
+) -> None:
+    told = record()
+    charge = run(opened(charges, told))
+    told.attempts.append(Attempt("m-0", "only_one", 0.0, failure=failure))
+    told.stream, told.outcome, told.usage = stream, Outcome.CANCELLED, usage
+
+    run(charge.close())
+
+    assert run(left(limits)) == (left_tokens, 0)
+    prompt, completion = (10, 20) if usage.source == "engine" else (0 if failure else 100, 0)
+    assert told.cost_usd == pytest.approx((prompt + 2 * completion) / 1e6)
+
+
 def test_the_journal_has_its_beginning_and_one_end(charges: Charges, tmp_path: Path) -> None:
     told = record()
     charge = run(opened(charges, told))

@@ -13,7 +13,14 @@ import pytest
 from tests.gateway.test_broadcast import JSON, STREAM, Asked, Client
 from tests.gateway.test_line import VirtualLoop
 
-from penstock.core.errors import ClientError, DeadlineError, InternalError, OverloadError, PenstockError
+from penstock.core.errors import (
+    ClientError,
+    DeadlineError,
+    InternalError,
+    OverloadError,
+    PenstockError,
+    Phase,
+)
 from penstock.core.record import Outcome, RequestRecord, Usage
 from penstock.gateway.call import Call
 from penstock.gateway.idempotency import Idempotency
@@ -720,20 +727,67 @@ async def test_one_who_waits_for_another_gateway_gives_up_at_its_deadline() -> N
     await first.task
 
 
+@pytest.mark.parametrize("owner_s", [5.0, 7.0])
 @virtually
-async def test_those_attached_keep_their_own_deadline_and_the_owner_that_of_the_generation() -> None:
+async def test_each_client_waits_by_its_own_time_and_the_generation_goes_on(owner_s: float) -> None:
     gateway = Gateway()
-    owner, attached = gateway.ask(timeout_s=5.0), gateway.ask(timeout_s=6.0)
+    owner, attached = gateway.ask(timeout_s=owner_s), gateway.ask(timeout_s=6.0)
 
     error = await attached.error()
     attached.client.fail(error)
-
     assert now_s() == pytest.approx(6.0)
-    assert attached.client.body.startswith(b"id: 1\n" + ONE + b'data: {"error":')
-    assert not owner.task.done()
+    assert await owner.task
+
+    assert now_s() == pytest.approx(max(6.0, owner_s))
+    for client in (owner.client, attached.client):
+        assert client.body.startswith(b"id: 1\n" + ONE + b'data: {"error":')
+        assert client.closed
+    assert gateway.runs[0].deadline_s == 600.0
+    assert gateway.finished == []
+    late = gateway.ask()
+    await settle()
     gateway.goes_on.set()
-    await owner.task
-    assert owner.client.body == NUMBERED
+    await late.task
+    assert late.client.body == NUMBERED
+    assert len(gateway.runs) == 1
+
+
+@virtually
+async def test_an_owner_whose_time_is_over_before_the_head_is_told_so() -> None:
+    gateway = Gateway()
+
+    async def waits(call: Call) -> None:
+        await gateway.goes_on.wait()
+        call.responder.respond(200, JSON, b"{}")
+
+    gateway.script = waits
+    owner = gateway.ask(Asked(stream=False), timeout_s=2.0)
+
+    assert await owner.task
+
+    assert now_s() == pytest.approx(2.0)
+    assert (owner.client.status, b"total_timeout" in owner.client.body) == (504, True)
+    gateway.goes_on.set()
+    again = gateway.ask(Asked(stream=False))
+    await again.task
+    assert (again.client.status, again.client.body) == (200, b"{}")
+    assert [record.outcome for record in gateway.finished] == [Outcome.COMPLETE]
+
+
+@virtually
+async def test_an_owner_that_asked_for_no_less_than_the_model_gives_is_told_by_the_generation() -> None:
+    gateway = Gateway()
+
+    async def ends_late(call: Call) -> None:
+        await asyncio.sleep(call.deadline_s - now_s())
+        raise DeadlineError("the engine took too long", phase=Phase.TOTAL)
+
+    gateway.script = ends_late
+    owner = gateway.ask(Asked(stream=False))
+
+    assert await owner.task
+
+    assert b"the engine took too long" in owner.client.body
 
 
 # -- trouble -------------------------------------------------------------------------------------------

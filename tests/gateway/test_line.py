@@ -144,6 +144,22 @@ async def test_one_that_comes_without_time_is_told_so_at_once() -> None:
 
 
 @virtually
+async def test_all_who_wait_can_be_turned_away_and_who_has_a_permit_keeps_it() -> None:
+    line = new_line()
+    held = await enter(line)
+    waiting = [await in_line(enter(line, tenant)) for tenant in ("a", "a", "b")]
+
+    line.turn_away(lambda: OverloadError("no longer here"))
+
+    for one in waiting:
+        with pytest.raises(OverloadError, match="no longer here"):
+            await one
+    assert (len(line), line.permits_out) == (0, 1)
+    line.leave(held)
+    assert await enter(line, "a")
+
+
+@virtually
 async def test_a_full_line_is_overload_and_no_fault_of_the_client() -> None:
     line = new_line(queue_len_max=1)
     await enter(line)

@@ -80,10 +80,50 @@ def test_any_bytes_from_any_place_make_a_chain(prompt: bytes, start: int) -> Non
         (b'{"prompt": "hi", "model": "m"}', b'"prompt"'),
         (b'{"input":"hi"}', b'"input"'),
         (b'{"model":"m","prompt":"see \\"messages\\""}', b'"prompt"'),
+        (b'{"model":"m","instructions":"be brief","input":"hi"}', b'"instructions"'),
+        (b'{"max_tokens":9,"system":"be brief","messages":[]}', b'"system"'),
+        (b'{"user":"a","tools":[%b],"messages":[]}' % (b"1," * 4000), b'"tools"'),
+        (b'{"user":"a","tools":[1],"messages":[]}', b'"messages"'),
     ],
 )
 def test_the_prompt_begins_at_its_member(body: bytes, member: bytes) -> None:
     assert body[prompt_start(body) :].startswith(member)
+
+
+SYSTEM = b'"' + b"Be brief, and cite your sources. " * 100 + b'"'
+CHAT = b'"messages":[{"role":"system","content":%b},{"role":"user","content":"%b"}]'
+OTHER_FIELDS = [
+    b'"model":"m"',
+    b'"model":"m","seed":7,"user":"somebody else","max_tokens":100',
+    b'"stream":true',
+]
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        CHAT % (SYSTEM, b"%b"),
+        b'"prompt":%b%%b"' % SYSTEM[:-1],
+        b'"instructions":%b,"input":"%%b"' % SYSTEM,
+        b'"system":%b,"messages":[{"role":"user","content":"%%b"}]' % SYSTEM,
+        b'"tools":[{"type":"function","function":{"name":"look_up","description":%b}}],"messages":["%%b"]'
+        % (SYSTEM + SYSTEM),
+    ],
+)
+def test_a_shared_beginning_gives_the_same_blocks_whatever_fields_stand_before_or_behind_it(
+    prompt: bytes,
+) -> None:
+    before = [
+        b"{%b,%b}" % (fields, prompt % question)
+        for fields, question in zip(OTHER_FIELDS, (b"Why?", b"How?", b"Who?"), strict=True)
+    ]
+    behind = [b"{%b,%b}" % (prompt % b"When?", fields) for fields in OTHER_FIELDS]
+
+    chains = [chain_of(body, prompt_start(body)) for body in (*before, *behind)]
+
+    shared = len(SYSTEM) // BLOCK_BYTES
+    assert len({chain[:shared] for chain in chains}) == 1
+    assert len(chains[0]) >= shared
 
 
 @given(st.binary(max_size=200))

@@ -171,7 +171,15 @@ def test_who_speaks_and_how_it_ended_are_known() -> None:
 def test_an_event_of_several_words_counts_as_many() -> None:
     answer = remember(chat({"content": " one two three"}), chat({"content": " four"})).answer()
 
-    assert answer.tokens == 4
+    assert (answer.tokens, answer.joined) == (4, True)
+
+
+def test_events_of_one_word_each_are_a_token_each() -> None:
+    answer = remember(
+        ROLE, chat({"content": "one"}), chat({"content": " two"}), chat({"content": "ty"})
+    ).answer()
+
+    assert (answer.tokens, answer.joined) == (3, False)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import uvloop
 from prometheus_client import disable_created_metrics
@@ -38,7 +39,7 @@ from penstock.gateway.server import Front, GatewayServer
 from penstock.gateway.settings import Settings
 from penstock.policy.breaker import Breaker
 from penstock.policy.fleet import Replica, State
-from penstock.store.board import Board, Post
+from penstock.store.board import Board
 from penstock.store.home import Home
 from penstock.store.keys import KeyRing, make_admin_key
 from penstock.store.runtime import Drained
@@ -212,7 +213,7 @@ class _Gateway:
             self._keys,
             in_progress=lambda: self._inference.in_progress,
             draining=lambda: self._inference.draining,
-            others=lambda: [post.view for post in self._others()],
+            others=self._other_views,
             clock=time.monotonic,
         )
 
@@ -289,16 +290,22 @@ class _Gateway:
                 posts = False
             await asyncio.sleep(POST_EVERY_S)
 
-    def _others(self) -> list[Post]:
-        return self._board.others() if self._worker.count > 1 else []
+    async def _other_views(self) -> list[dict[str, Any]]:
+        if self._worker.count == 1:
+            return []
+        return [post.view for post in await asyncio.to_thread(self._board.others)]
 
     def _own_exposition(self) -> bytes:
         self._records.flush()
         return self._metrics.exposition()
 
-    def _exposition(self) -> bytes:
+    async def _exposition(self) -> bytes:
         own = self._own_exposition()
         if self._worker.count == 1:
             return own
-        posts = [(post.worker, post.metrics) for post in self._others()]
+        return await asyncio.to_thread(self._all_expositions, own)
+
+    def _all_expositions(self, own: bytes) -> bytes:
+        """Those of all workers as one; reads files, and some 100 KB of text: not for the event loop."""
+        posts = [(post.worker, post.metrics) for post in self._board.others()]
         return together(sorted([(self._worker.number, own.decode()), *posts])).encode()

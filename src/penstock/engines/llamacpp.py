@@ -12,6 +12,7 @@ from penstock.core.config import DEMO_SOURCE, ModelConfig
 from penstock.engines.llamacpp_server import KEY_VARIABLE
 from penstock.engines.spec import EngineSpec, Launch, Placement
 from penstock.wire.resume import Manner
+from penstock.wire.tokenize import Tokenizer
 
 DEMO_FILE = Path(penstock.__file__).parent / "demo_model" / "demo.gguf"
 MAGIC = b"GGUF"
@@ -104,4 +105,6 @@ def _fits(value: object, wanted: type) -> bool:
 
 
 # Its server goes on with a last message of the assistant unasked, and refuses two of them.
-SPEC = EngineSpec(kind="llamacpp", launch=launch, check=check, manner=Manner(joins=True))
+MANNER = Manner(joins=True, tokenizer=Tokenizer(texts=("content",), whole=("add_special",)))
+
+SPEC = EngineSpec(kind="llamacpp", launch=launch, check=check, manner=MANNER)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from penstock.core.config import Address, ModelConfig
 from penstock.engines.spec import VLLM_MANNER, EngineSpec
+from penstock.wire.tokenize import Tokenizer
 
 SCHEME = "http://"
 
@@ -24,5 +27,9 @@ def check(model: ModelConfig) -> list[str]:
     return mistakes
 
 
+# It may be any of those that are known: each takes the members of its own, and leaves the others.
+_TOKENIZER = Tokenizer(texts=("prompt", "content"), whole=("add_special_tokens", "add_special"))
+MANNER = replace(VLLM_MANNER, tokenizer=_TOKENIZER)
+
 # Every OpenAI-compatible server has this route; not all of them have /health.
-SPEC = EngineSpec(kind="remote", launch=None, check=check, health_path="/v1/models", manner=VLLM_MANNER)
+SPEC = EngineSpec(kind="remote", launch=None, check=check, health_path="/v1/models", manner=MANNER)

@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 
 from penstock.core.config import ModelConfig
 from penstock.wire.resume import Manner
+from penstock.wire.tokenize import Tokenizer
 
 # vLLM's, which others have taken over; what knows no such members answers as to any other conversation.
 VLLM_MANNER = Manner(
     (("continue_final_message", b"true"), ("add_generation_prompt", b"false")),
     completion_tokens=16,  # as OpenAI's API, and vLLM after it
+    tokenizer=Tokenizer(),  # SGLang has the same
 )
 
 

@@ -29,7 +29,7 @@ def build_admin(
     overview: Overview,
     keys: KeyRing,
     admin_key: str,
-    exposition: Callable[[], bytes],
+    exposition: Callable[[], Awaitable[bytes]],
     drain: Callable[[str, bool], None],
     reload: Callable[[], Awaitable[int]],
 ) -> FastAPI:
@@ -44,7 +44,7 @@ def build_admin(
     answer_errors(admin)
 
     async def metrics() -> Response:
-        return Response(exposition(), media_type=EXPOSITION_TYPE)
+        return Response(await exposition(), media_type=EXPOSITION_TYPE)
 
     def caller(request: Request) -> None:
         _check_key(request, keys, admin_key)

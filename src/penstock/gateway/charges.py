@@ -116,9 +116,24 @@ class Charge:
                 self._charges.journal.ensure_end(self._entry, self._record, self._price)
         finally:
             if self._record.attempts:
-                await self._charges.limits.settle(self._reservation, actual)
+                await self._charges.limits.settle(self._reservation, self._limited(actual))
             else:  # no engine was asked: nothing of it counts
                 await self._charges.limits.release(self._reservation)
+
+    def _limited(self, actual: Cost) -> Cost:
+        """What the limits count of it.
+
+        The client of a plain call that leaves has got nothing, and the engine, cancelled within 100 ms, tells of
+        nothing: how much it had written nobody knows. The ledger and the money hold to what is known, the prompt.
+        But tokens a minute are there to protect the engine, which may have worked at all that was asked for: leaving
+        early would be a way around them. They take it for what was reserved, as the line does, and are full again
+        within the minute.
+        """
+        record = self._record
+        left = record.outcome is Outcome.CANCELLED and not record.stream and record.usage.source != "engine"
+        if left and any(map(_has_begun, record.attempts)):
+            return Cost(max(actual.tokens, self.tokens), actual.usd)
+        return actual
 
     def _reckon(self) -> Cost:
         """What the request used, as far as anybody knows; it goes on the record."""

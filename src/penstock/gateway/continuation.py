@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from penstock.core.errors import DeadlineError, EngineError, OverloadError, Phase
@@ -19,7 +19,9 @@ from penstock.gateway.call import Call
 from penstock.gateway.forwarding import content_type
 from penstock.gateway.relay import AnswerDivergedError, StreamRelay
 from penstock.gateway.settings import Settings
+from penstock.gateway.tokens import tokens_of
 from penstock.gateway.trials import Trial, Trials
+from penstock.policy.fleet import Replica
 from penstock.policy.resume import (
     GREEDY_MEMBERS,
     OBSTACLES,
@@ -35,7 +37,7 @@ from penstock.wire import sse
 from penstock.wire.delivered import Answer, Delivered
 from penstock.wire.joint import Joint
 from penstock.wire.openai import CHAT, COMPLETIONS
-from penstock.wire.resume import completion_tokens_max, continued, members, safe_cut
+from penstock.wire.resume import Manner, completion_tokens_max, continued, members, safe_cut
 
 # A client that wants to see its engine fail says so in this header.
 HEADER = b"x-penstock-continue"
@@ -67,12 +69,16 @@ class _Rest:
     Args:
         text: of the answer, to go on with.
         tokens: of it.
+        joined: whether some came in one event, so that their number is a guess.
         repeats: the part of the delivered answer behind it, which is to come once more.
+        counted: whether an engine was asked for their number.
     """
 
     text: str
     tokens: int
+    joined: bool
     repeats: str
+    counted: bool = False
 
 
 class Continuations:
@@ -126,7 +132,7 @@ class Continuations:
                 return
             if decision.step is Step.GIVE_UP:
                 raise error
-            trial = await self._reached(call, rest, error)
+            trial, rest = await self._reached(call, rest, limit, error)
             try:
                 await self._relayed(call, trial, delivered, _joint(call, answer, rest))
                 return
@@ -151,8 +157,13 @@ class Continuations:
             return HEADER.decode()
         return answer.obstacle or obstacle(asked)
 
-    async def _reached(self, call: Call, rest: _Rest, error: EngineError) -> Trial:
-        """An attempt at a replica that streams the rest.
+    async def _reached(
+        self, call: Call, rest: _Rest, limit: int | None, error: EngineError
+    ) -> tuple[Trial, _Rest]:
+        """An attempt at a replica that streams the rest, and the rest with its tokens counted.
+
+        Args:
+            limit: tokens that the answer may have.
 
         Raises:
             EngineError: `error`, when none has been found.
@@ -165,6 +176,9 @@ class Continuations:
             if choice is None or manner is None:
                 await asyncio.sleep(LOOK_EVERY_S)
                 continue
+            rest = await self._counted(choice.replica, manner, rest)
+            if limit is not None and rest.tokens >= limit:
+                raise error
             try:
                 body = continued(call.route, call.request.body, rest.text, rest.tokens, manner)
             except ValueError:
@@ -172,11 +186,26 @@ class Continuations:
             tries += 1
             trial = self._trials.begin(call, choice.replica, "continue")
             if await _streams(call, trial, body):
-                return trial
+                return trial, rest
             if 400 <= (trial.attempt.status or 0) < 500:  # another would say the same
                 break
             await asyncio.sleep(SAME_REPLICA_DELAY_S)
         raise error
+
+    async def _counted(self, replica: Replica, manner: Manner, rest: _Rest) -> _Rest:
+        """The rest with its tokens as the replica's tokenizer counts them, where they may be more than its events.
+
+        Where each event had one token these are what was generated; the same text may fall into one more, without
+        what was before it.
+        """
+        if rest.counted or not rest.text or manner.tokenizer is None:
+            return rest
+        tokens = await tokens_of(self._trials.client, replica, manner.tokenizer, rest.text)
+        if tokens is None:
+            return rest
+        if not rest.joined and tokens <= rest.tokens + 1:
+            tokens = rest.tokens
+        return replace(rest, tokens=tokens, counted=True)
 
     async def _relayed(self, call: Call, trial: Trial, delivered: Delivered, joint: Joint) -> None:
         call.record.continuations += 1
@@ -218,7 +247,7 @@ def _rest(answer: Answer, *, cuts_back: bool) -> _Rest:
             break
         left -= len(piece)
         again += 1
-    return _Rest(text[:cut], max(0, answer.tokens - again) if cut else 0, repeats)
+    return _Rest(text[:cut], max(0, answer.tokens - again) if cut else 0, answer.joined, repeats)
 
 
 def _joint(call: Call, answer: Answer, rest: _Rest) -> Joint:

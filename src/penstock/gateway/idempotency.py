@@ -18,17 +18,15 @@ from typing import NamedTuple, cast
 
 from penstock.core.errors import (
     ClientError,
-    DeadlineError,
     Fault,
     InternalError,
     OverloadError,
     PenstockError,
-    Phase,
 )
 from penstock.core.record import Outcome, RequestRecord
 from penstock.gateway.broadcast import AnswerTooLargeError, Broadcast
 from penstock.gateway.call import Call
-from penstock.gateway.reader import Reader
+from penstock.gateway.reader import Reader, model_deadline_s
 from penstock.gateway.responder import Responder
 from penstock.store.answers import (
     ANSWER_BYTES_MAX,
@@ -151,7 +149,7 @@ class Idempotency:
         reader = Reader(shared.broadcast, call, after, self._clock)
         shared.broadcast.attach(reader)
         expiry = asyncio.get_running_loop().call_later(
-            max(0.0, call.deadline_s - self._clock()), _expire, reader, shared.broadcast
+            max(0.0, call.deadline_s - self._clock()), reader.expire
         )
         try:
             await self._read(shared, reader)
@@ -251,6 +249,7 @@ class Idempotency:
                 shared.record = owner.call.record
                 call = copy(owner.call)
                 call.responder = cast("Responder", broadcast)
+                call.deadline_s = model_deadline_s(call)  # others may wait longer than who came first
                 await run(call)
                 final = broadcast.is_final and shared.record.outcome is Outcome.COMPLETE
             broadcast.break_off()  # where `run` has left it open
@@ -343,18 +342,6 @@ def _event_number(call: Call, header: bytes) -> int:
             hint="leave it out to have the whole answer",
         )
     return int(header)
-
-
-def _expire(reader: Reader, broadcast: Broadcast) -> None:
-    """The request's time is over; the generation has a deadline of its own, and what is there may be read."""
-    if not reader.owns and not broadcast.ended:
-        reader.refuse(
-            DeadlineError(
-                "the answer to this Idempotency-Key, which another request has begun, is not there yet",
-                phase=Phase.TOTAL,
-                hint="send the request again, with the same key",
-            )
-        )
 
 
 def _cut(task: asyncio.Task[None]) -> None:

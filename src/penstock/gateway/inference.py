@@ -148,8 +148,9 @@ class Inference:
             body, caller = await self._accept(request, record)
             call = self._call(request, responder, record, caller, body)
             key, event_id = request.header(KEY_HEADER), request.header(EVENT_HEADER)
+            has_key = request.names(KEY_HEADER)  # an empty one is refused, not passed over
             request.release()
-            if key:
+            if has_key:
                 handed_on = await self._idempotency.serve(
                     call, self._run, key=key, last_event_id=event_id, body=body
                 )

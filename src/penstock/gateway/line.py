@@ -125,6 +125,13 @@ class Line:
         """Sets what `queue_len_max` and `sheds` are for those who come from now on; who waits goes on waiting."""
         self._admission.queue_len_max, self._admission.sheds = queue_len_max, sheds
 
+    def turn_away(self, error: Callable[[], PenstockError]) -> None:
+        """Ends the wait of all who wait, each by an error of its own."""
+        for entry in self._admission.line.waiting():
+            assert isinstance(entry, Permit)
+            self._admission.abandon(entry)
+            _refuse(entry, error())
+
     def snapshot(self) -> LineSnapshot:
         """The line as it is now."""
         admission = self._admission

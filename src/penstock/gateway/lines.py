@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
+from http import HTTPStatus
 
 from penstock.core.config import ModelConfig
+from penstock.core.errors import ClientError, Fault, PenstockError
 from penstock.gateway.line import Line
 from penstock.gateway.replicas import Replicas
 from penstock.gateway.settings import Settings
@@ -74,6 +77,20 @@ class Lines:
             ready = self._replicas.fleet.ready(model.name)
             line.set_capacity(capacity_of(ready, self._breakers, self._permits, self._clock()))
         names = {model.name for model in self._settings.models}
-        for name in [name for name, line in self.by_model.items() if name not in names]:
-            if not len(self.by_model[name]) and not self.by_model[name].permits_out:
+        for name in [name for name in self.by_model if name not in names]:
+            self.by_model[name].turn_away(partial(_removed, name))
+            if not self.by_model[name].permits_out:
                 del self.by_model[name]
+
+
+def _removed(model: str) -> PenstockError:
+    """What they are told who waited for a model that there is no more: what everybody is told who asks for it now."""
+    error = ClientError(
+        f"model {model!r} was removed while this request waited for it",
+        code="model_not_found",
+        param="model",
+        hint="`GET /v1/models` lists the models that are here now",
+        status=HTTPStatus.NOT_FOUND,
+    )
+    error.fault = Fault.GATEWAY  # the client asked for what was there
+    return error

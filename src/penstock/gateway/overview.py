@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from penstock import __version__
@@ -37,7 +37,7 @@ class Overview:
         *,
         in_progress: Callable[[], int],
         draining: Callable[[], bool],
-        others: Callable[[], Sequence[dict[str, Any]]],
+        others: Callable[[], Awaitable[Sequence[dict[str, Any]]]],
         clock: Callable[[], float],
     ) -> None:
         self._settings = settings
@@ -66,7 +66,7 @@ class Overview:
 
     async def all(self) -> dict[str, Any]:
         """What all workers of this gateway know together, and how everybody stands with their limits."""
-        return {**merged([self.own(), *self._others()]), "limits": await self.limits()}
+        return {**merged([self.own(), *(await self._others())]), "limits": await self.limits()}
 
     async def limits(self) -> list[dict[str, Any]]:
         """How each tenant and each key stands."""

@@ -190,8 +190,9 @@ class GatewayProtocol(asyncio.Protocol):
         except httptools.HttpParserUpgrade:  # CONNECT: what follows it is no HTTP
             if self._newest is not None:
                 self._newest.keep_alive = False
-        except httptools.HttpParserError:
-            self._refuse_malformed()
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            self._refuse_malformed(cause if isinstance(cause, PenstockError) else _malformed())
             return
         if self._head_bytes > HEAD_BYTES_MAX or self._framing_bytes > HEAD_BYTES_MAX:
             self._refuse_large_head()
@@ -317,6 +318,8 @@ class GatewayProtocol(asyncio.Protocol):
         assert parser is not None
         version = parser.get_http_version()
         keep_alive = version != "1.0" and parser.should_keep_alive()
+        if version == "1.1" and [name for name, _ in self._headers].count(b"host") != 1:
+            raise _host_unclear()  # RFC 9112, 3.2
         method = parser.get_method()
         route = self.listener.route_of(method, self._url)
         if route is not None:
@@ -427,14 +430,20 @@ class GatewayProtocol(asyncio.Protocol):
             self.transport.write_eof()
             self._loop.call_later(LINGER_S, self.transport.abort)
 
-    def _refuse_malformed(self) -> None:
-        self.refuse(
-            ClientError(
-                "this is not a valid HTTP/1.1 request",
-                code="invalid_http",
-                hint="check the request line and headers",
-            )
-        )
+    def _refuse_malformed(self, error: PenstockError) -> None:
+        newest = self._newest
+        if isinstance(newest, Request) and newest.more_body and not newest.response_complete:
+            newest.fail(error)  # amid its body: it has a task, and a record
+            return
+        if (
+            isinstance(newest, RequestResponseCycle)
+            and newest is self._answering
+            and not newest.response_started
+        ):
+            newest.disconnected = True  # what it would answer is not sent
+            newest.message_event.set()
+            self._answering = None
+        self.refuse(error)
 
     def _refuse_large_head(self) -> None:
         self.refuse(
@@ -480,6 +489,22 @@ def _without_upgrade(data: bytes) -> bytes:
         return data
     head, end, body = data.partition(b"\r\n\r\n")
     return _UPGRADE.sub(b"", head) + end + body
+
+
+def _malformed() -> ClientError:
+    return ClientError(
+        "this is not a valid HTTP/1.1 request",
+        code="invalid_http",
+        hint="check the request line, the headers and the framing of the body",
+    )
+
+
+def _host_unclear() -> ClientError:
+    return ClientError(
+        "an HTTP/1.1 request must have one Host header",
+        code="invalid_host",
+        hint="send the header `Host`, once",
+    )
 
 
 def _too_many_connections(connections_max: int) -> OverloadError:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from penstock.core.errors import ClientError, EngineError, PenstockError
+from penstock.core.errors import ClientError, DeadlineError, EngineError, PenstockError, Phase
 from penstock.gateway.broadcast import EVENT_STREAM, REPLAYED, Broadcast
 from penstock.gateway.call import Call
 from penstock.gateway.request_id import HEADER as REQUEST_ID
-from penstock.gateway.responses import error_event
+from penstock.gateway.responses import error_body, error_event, error_headers
 from penstock.wire import sse
 
 WHOLE_BYTES_MAX = 1024 * 1024  # of a plain answer that is given in one write
@@ -99,6 +99,27 @@ class Reader:
             self.done.exception()  # nobody may be there to ask for it
         self._source.detach(self)
 
+    def expire(self) -> None:
+        """The client's time is over; the generation has a deadline of its own, and what is there may be read."""
+        call = self.call
+        if self._source.ended or (self.owns and call.deadline_s >= model_deadline_s(call)):
+            return
+        error = DeadlineError(
+            "the answer to this Idempotency-Key is not there yet; it goes on being made",
+            phase=Phase.TOTAL,
+            hint="send the request again, with the same key",
+        )
+        if not self.owns:
+            self.refuse(error)
+            return
+        # its record is that of the generation, which is not over
+        if call.responder.started:
+            self.fail(error)
+        elif not call.responder.gone:
+            headers = [*error_headers(error), (REQUEST_ID, call.record.request_id.encode())]
+            call.responder.respond(error.status, headers, error_body(error))
+        self._finish()
+
     def fail(self, error: PenstockError) -> None:
         """Lets the client see that its answer is not whole: by an error event, unless it waits amid one."""
         source, responder = self._source, self.call.responder
@@ -131,6 +152,11 @@ class Reader:
         if not paused:
             self.pump()
             self._source.moved()
+
+
+def model_deadline_s(call: Call) -> float:
+    """When the answer to this call must be over: by the model's limit, whatever its client's is."""
+    return call.record.arrived_s + call.timeouts.total_s
 
 
 def _no_such_event(number: int) -> ClientError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from penstock.core.errors import PenstockError
 from penstock.engines.exchange import Headers
 from penstock.gateway.forwarding import NOT_TO_ENGINE, named_by_connection
 
@@ -51,6 +52,7 @@ class Request:
     __slots__ = (
         "_arrived",
         "_body",
+        "_broken",
         "_bytes_max",
         "_connection",
         "_named",
@@ -82,6 +84,7 @@ class Request:
         self._connection = connection
         self._body: bytes | bytearray = b""
         self._bytes_max = UNREAD_BYTES_MAX
+        self._broken: PenstockError | None = None
         self._arrived: asyncio.Future[None] | None = None
         self._named: dict[bytes, bytes]
         self.credentials: Headers
@@ -95,6 +98,10 @@ class Request:
         """
         return self._named.get(name, b"")
 
+    def names(self, name: bytes) -> bool:
+        """Whether one of the headers that the gateway reads is there, be it empty."""
+        return name in self._named
+
     @property
     def peer(self) -> str:
         """The address at the other end of the connection."""
@@ -106,15 +113,21 @@ class Request:
         return int(self._named.get(b"content-length", 0))  # the parser has refused what is no number
 
     async def read(self, bytes_max: int) -> bytes:
-        """The whole body; ends early, with more than `bytes_max` bytes, where it is larger."""
+        """The whole body; ends early, with more than `bytes_max` bytes, where it is larger.
+
+        Raises:
+            PenstockError: as given to `fail`.
+        """
         self._bytes_max = bytes_max
-        if self.more_body and len(self._body) <= bytes_max:
+        if self.more_body and self._broken is None and len(self._body) <= bytes_max:
             self._arrived = asyncio.get_running_loop().create_future()
             self._connection.feed()
             try:
                 await self._arrived
             finally:
                 self._arrived = None
+        if self._broken is not None:
+            raise self._broken
         return self.take()
 
     def take(self) -> bytes:
@@ -144,6 +157,11 @@ class Request:
     def complete(self) -> None:
         """The body is whole."""
         self.more_body = False
+        self._wake()
+
+    def fail(self, error: PenstockError) -> None:
+        """No more of the body can be read: its request is answered `error`, which it raises in `read`."""
+        self._broken = error
         self._wake()
 
     def _wake(self) -> None:

@@ -287,6 +287,11 @@ class FairLine:
         self.length -= 1
         return True
 
+    def waiting(self) -> list[Entry]:
+        """All that wait, in no order."""
+        marks = (mark for lane in self.lanes.values() for mark in lane.marks.values())
+        return [entry for mark in marks for entry in mark.entries]
+
     def settle(self, entry: Entry, actual_tokens: int) -> None:
         """Puts right what the tenant was charged for an entry that was served. To be called once.
 

@@ -23,9 +23,11 @@ ENTRIES_MAX = 65_536
 # A beginning that everybody uses is soon everywhere; the latest few are as good as all of them.
 HOLDERS_MAX = 4
 
-# The member that holds the prompt is looked for here; members before it are few and small.
+# The member that holds the prompt is looked for here; members before it are few and small, but for tools, which
+# chat templates put at the beginning of the prompt.
 _HEAD_BYTES = 4096
-_PROMPT_MEMBERS = (b'"messages"', b'"prompt"', b'"input"')
+_PROMPT_MEMBERS = (b'"messages"', b'"prompt"', b'"input"', b'"instructions"', b'"system"')
+_LARGE_MEMBERS = (b'"tools"', b'"functions"')
 
 
 def chain_of(prompt: bytes, start: int = 0) -> tuple[int, ...]:
@@ -54,8 +56,11 @@ def prompt_start(body: bytes) -> int:
     Members that stand before it (a model, a seed, a limit) then do not make two equal prompts different. A model
     can be told a wrong place by what a client writes, which costs that client a cache hit and nobody anything.
     """
-    found = [at for name in _PROMPT_MEMBERS if (at := body.find(name, 0, _HEAD_BYTES)) >= 0]
-    return min(found, default=0)
+    for names in (_PROMPT_MEMBERS, _LARGE_MEMBERS):
+        found = [at for name in names if (at := body.find(name, 0, _HEAD_BYTES)) >= 0]
+        if found:
+            return min(found)
+    return 0
 
 
 class PrefixIndex:

@@ -45,7 +45,7 @@ class Board:
         fresh.replace(self._own)
 
     def others(self) -> list[Post]:
-        """What the other workers said last, by their numbers."""
+        """What the other workers said last, by their numbers; reads their files, so not for an event loop."""
         found = []
         for path in sorted(self._folder.glob("*.json")):
             try:

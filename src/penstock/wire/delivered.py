@@ -120,6 +120,7 @@ class Answer:
         role: the chunk that says who speaks was among it.
         finish_reason: how the answer ended, where the client knows.
         obstacle: what was delivered besides text; empty where nothing was.
+        joined: whether tokens were counted by words, of which each has one at least.
     """
 
     text: str
@@ -130,6 +131,7 @@ class Answer:
     role: bool
     finish_reason: str | None
     obstacle: str
+    joined: bool = False
 
 
 class Delivered:
@@ -142,6 +144,7 @@ class Delivered:
         "_created",
         "_finish",
         "_id",
+        "_joined",
         "_recent",
         "_role",
         "_text",
@@ -158,6 +161,7 @@ class Delivered:
         self._text = bytearray()  # the inside of a JSON string
         self._recent: list[bytes] = []  # each event's by a line feed, which JSON has none of
         self._tokens = 0
+        self._joined = False
         self._before = b""  # what is before a text, and behind it; empty while that is not known
         self._behind = b""
         self._behind_chunk = b""  # and behind the end of the chunk that holds it
@@ -215,7 +219,11 @@ class Delivered:
         if b"" in texts:
             texts = [text for text in texts if text]
         text = b"".join(texts)
-        self._tokens += len(texts) if _single(text, len(texts)) else _words(texts)
+        if _single(text, len(texts)):
+            self._tokens += len(texts)
+        else:
+            self._tokens += _words(texts)
+            self._joined = True
         self._text += text
         self._recent.append(b"\n".join(texts))
         del self._recent[:-RECENT_MAX]
@@ -236,6 +244,7 @@ class Delivered:
             role=self._role,
             finish_reason=self._finish,
             obstacle=self.obstacle,
+            joined=self._joined,
         )
 
     def _texts_of(self, read: bytes) -> list[bytes]:

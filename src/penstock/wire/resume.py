@@ -11,6 +11,7 @@ import msgspec
 
 from penstock.wire.openai import CHAT
 from penstock.wire.splice import insert_member, replace_member
+from penstock.wire.tokenize import Tokenizer
 
 # How far a greedy answer is cut back to where its text falls into the same tokens again.
 CUT_BACK_CHARS_MAX = 200
@@ -31,11 +32,13 @@ class Manner:
         members: what to set in the body, as JSON text.
         joins: it goes on with a last message of the assistant by itself, and there can be one of those only.
         completion_tokens: how many a text completion has that says no limit; None for as many as fit.
+        tokenizer: counts the tokens of what was delivered, since one event may hold several; None where it has none.
     """
 
     members: tuple[tuple[str, bytes], ...] = field(default=())
     joins: bool = False
     completion_tokens: int | None = None
+    tokenizer: Tokenizer | None = None
 
 
 class _Message(msgspec.Struct):
