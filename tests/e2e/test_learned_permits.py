@@ -65,6 +65,6 @@ def test_the_permits_of_a_remote_engine_come_to_what_it_runs_and_it_is_kept_busy
         learned = permits(front)
 
     assert BATCH <= learned <= BATCH + 3
-    assert max(waiting for _, waiting in looks) <= 3
+    assert max(waiting for _, waiting in looks) <= BATCH  # without learning it would be 12
     assert sum(running == BATCH for running, _ in looks) >= 80
     assert line["length"] >= CALLERS - BATCH - 4
