@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from penstock.core.config import Address
+from penstock.core.address import Address
 from penstock.core.errors import DeadlineError, EngineError, OverloadError, Phase
 from penstock.engines.alarm import Alarm
 from penstock.engines.connection import EngineConnection
