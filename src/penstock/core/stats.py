@@ -1,0 +1,143 @@
+"""Percentiles, intervals and tests: the one place that Penstock takes them from. Pure Python, without numpy.
+
+Percentiles are by nearest rank: the smallest value that `p` percent of all do not exceed. It is always a value that
+was seen, never one in between.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from statistics import NormalDist
+
+Interval = tuple[float | None, float | None]
+
+# Two-sided, for every interval that is shown.
+CONFIDENCE = 0.95
+# A percentile is shown when it has a one-sided bound at this confidence with one value beyond it: the rule of
+# MLPerf's early stopping, whose floors are p90 64, p95 130, p99 662, p99.9 6636.
+FLOOR_CONFIDENCE = 0.99
+# Fewer stretches than this tell too little of how much values hang together.
+STRETCHES_MIN = 20
+STRETCHES_MAX = 50
+
+
+def percentile(values: Sequence[float], p: float) -> float:
+    """The nearest-rank percentile of at least one value; `p` from 0 to 100.
+
+    Raises:
+        ValueError: there is no value, or no such percentile.
+    """
+    return percentile_of_sorted(sorted(values), p)
+
+
+def percentile_of_sorted(ordered: Sequence[float], p: float) -> float:
+    """The same of values that ascend already."""
+    return ordered[rank(len(ordered), p) - 1]
+
+
+def rank(count: int, p: float) -> int:
+    """The place of a percentile among `count` ascending values, from 1.
+
+    Raises:
+        ValueError: there is no value, or no such percentile.
+    """
+    if count < 1 or not 0 <= p <= 100:
+        raise ValueError(f"no percentile {p} of {count} values")
+    # Rounded, since 99.9 % of 1000 is a little more than 999 in binary.
+    return max(1, math.ceil(round(count * p / 100, 9)))
+
+
+@lru_cache(maxsize=64)
+def samples_needed(p: float) -> int:
+    """How many values a percentile needs before it is shown; `p` above 0 and below 100.
+
+    The smallest count at which, with `FLOOR_CONFIDENCE`, more than one value lies beyond the true percentile.
+    """
+    if not 0 < p < 100:
+        raise ValueError(f"no number of samples is enough for percentile {p}")
+    inside = max(p, 100 - p) / 100
+
+    def enough(count: int) -> bool:
+        at_most_one = inside**count + count * (1 - inside) * inside ** (count - 1)
+        return at_most_one <= 1 - FLOOR_CONFIDENCE
+
+    high = 2
+    while not enough(high):
+        high *= 2
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def binomial_quantile(count: int, share: float, probability: float) -> int:
+    """The smallest k of which a binomial count is at most k with this probability.
+
+    Args:
+        count: trials, at least 0.
+        share: chance of each, 0 to 1.
+        probability: above 0 and below 1.
+    """
+    if share <= 0 or count == 0:
+        return 0
+    if share >= 1:
+        return count
+    # Ten standard deviations from the mean there is nothing left that a double would tell.
+    reach = 10 * math.sqrt(count * share * (1 - share)) + 10
+    k = max(0, math.floor(count * share - reach))
+    odds = share / (1 - share)
+    mass = math.exp(
+        math.lgamma(count + 1)
+        - math.lgamma(k + 1)
+        - math.lgamma(count - k + 1)
+        + k * math.log(share)
+        + (count - k) * math.log1p(-share)
+    )
+    total = mass
+    while total < probability and k < count:
+        mass *= (count - k) / (k + 1) * odds
+        k += 1
+        total += mass
+    return k
+
+
+def percentile_interval(
+    ordered: Sequence[float], p: float, *, confidence: float = CONFIDENCE, effect: float = 1.0
+) -> Interval:
+    """The interval of a percentile by order statistics: no assumption about how values are spread.
+
+    A side is None where so few values do not bound it.
+
+    Args:
+        ordered: ascending values.
+        p: above 0 and below 100.
+        confidence: above 0 and below 1.
+        effect: the design effect of values that hang together, at least 1: they count as so many times fewer.
+    """
+    count = len(ordered)
+    worth = math.floor(count / effect)
+    if worth < 1:
+        return None, None
+    beyond = (1 - confidence) / 2
+    low = binomial_quantile(worth, p / 100, beyond)
+    high = binomial_quantile(worth, p / 100, 1 - beyond) + 1
+    scale = count / worth
+    low_rank, high_rank = math.floor(low * scale), math.ceil(high * scale)
+    return (
+        ordered[low_rank - 1] if low_rank >= 1 else None,
+        ordered[high_rank - 1] if high <= worth and high_rank <= count else None,
+    )
+
+
+def share_interval(good: int, count: int, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """The interval of a share, by Wilson; (0, 1) where nothing was counted."""
+    if count == 0:
+        return 0.0, 1.0
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share = good / count
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    reach = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
+    return max(0.0, min(share, middle - reach)), min(1.0, max(share, middle + reach))
