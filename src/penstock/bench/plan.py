@@ -16,6 +16,8 @@ class PlannedRequest(msgspec.Struct, frozen=True, gc=False):
         stage: the part of the load that it belongs to, from 0; warm-up is -1.
         prompt_tokens: expected length of the prompt, tokens; None where nobody knows.
         output_tokens: length of the answer that is asked for, tokens.
+        shared_tokens: how much of the prompt's beginning other requests have too, by design, tokens: the chat template,
+            a shared prefix, the earlier turns. What a prefix cache has beyond that was not asked for.
         session: a conversation whose turns are sent one after the other; -1 is none.
         turn: place in its session, from 0.
         think_s: pause before this turn, after the answer to the one before it, seconds.
@@ -30,6 +32,7 @@ class PlannedRequest(msgspec.Struct, frozen=True, gc=False):
     stage: int = 0
     prompt_tokens: int | None = None
     output_tokens: int | None = None
+    shared_tokens: int = 0
     session: int = -1
     turn: int = 0
     think_s: float = 0.0
