@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from penstock.bench.bodies import Template
-from penstock.bench.calibration import Calibration, Source
+from penstock.bench.calibration import Calibration
 from penstock.bench.kinds import Kind, Mix
 from penstock.bench.lengths import Span, WorkloadError
 from penstock.bench.plan import PlannedRequest, Stage
@@ -283,13 +283,25 @@ class Client:
         return cancel_after_s, read_bytes_per_s
 
 
+def fitted(prompt: int, output: int, calibration: Calibration, tally: Tally) -> tuple[int, int]:
+    """The lengths of a first prompt and its answer, tokens, as the server's context and its chat template allow."""
+    most = calibration.context_tokens
+    if most is not None and prompt + output > most:
+        tally.shortened += 1
+        output = min(output, most // 2)
+        prompt = most - output
+    if prompt < calibration.base_tokens and calibration.known:
+        tally.lengthened += 1
+    return prompt, output
+
+
 class _Maker:
     """Makes one session after the other; most have one turn."""
 
     def __init__(self, workload: Workload, seed: int, tally: Tally) -> None:
         self._cache = workload.cache
         self._calibration = workload.calibration
-        self._known = workload.calibration.source is not Source.GUESS
+        self._known = workload.calibration.known
         self._tally = tally
         self._template = workload.template()
         self._texts = Texts(workload.calibration, f"{workload.salt}/{seed}")
@@ -308,7 +320,7 @@ class _Maker:
         session, think_s = (index if turns > 1 else -1), 0.0
         for turn in range(turns):
             prompt_tokens = self._calibration.tokens_of(words, turn)
-            output = self._fitting(prompt_tokens, output) if turn else output
+            output = self._room(prompt_tokens, output) if turn else output
             if output < 1:
                 return  # the conversation has outgrown the server's context
             cancel_after_s, read_bytes_per_s = self._client.next()
@@ -329,33 +341,25 @@ class _Maker:
             )
             if turn + 1 < turns:
                 shared, think_s = prompt_tokens, kind.think.draw(random)
-                added = kind.turn_prompt.draw(random) - 1
-                texts += [
-                    self._texts.answer(index + turn, output - 1),
-                    self._texts.unique(index + turn + 1, added),
-                ]
-                words, output = words + output - 1 + added, kind.output.draw(random)
+                answered = self._calibration.words_in(output)
+                added = self._calibration.words_in(kind.turn_prompt.draw(random))
+                texts.append(self._texts.answer(index + turn, answered))
+                texts.append(self._texts.unique(index + turn + 1, added))
+                words, output = words + answered + added, kind.output.draw(random)
 
-    def _first(self, prompt: int, output: int) -> tuple[int, int]:
-        """The words of a first prompt, and how many of them are shared."""
-        calibration = self._calibration
-        most = calibration.context_tokens
-        if most is not None and prompt + output > most:
-            self._tally.shortened += 1
-            prompt = most - min(output, most // 2)
-        if prompt < calibration.base_tokens and self._known:
-            self._tally.lengthened += 1
-        words = calibration.words_for(prompt)
-        return words, round(words * self._cache.share)
+    def _first(self, prompt: int, output: int) -> tuple[int, int, int]:
+        """The words of a first prompt, how many of them are shared, and the length of its answer."""
+        prompt, output = fitted(prompt, output, self._calibration, self._tally)
+        words = self._calibration.words_for(prompt)
+        return words, round(words * self._cache.share), output
 
-    def _fitting(self, prompt_tokens: int, output: int) -> int:
+    def _room(self, prompt_tokens: int, output: int) -> int:
+        """As much of a later answer as the server's context has room for."""
         most = self._calibration.context_tokens
         if most is None or prompt_tokens + output <= most:
             return output
-        left = most - prompt_tokens
-        if left < 1:
-            self._tally.shortened += 1
-        return left
+        self._tally.shortened += 1
+        return most - prompt_tokens
 
     def _text(self, index: int, words: int, shared_words: int) -> str:
         if not shared_words:
