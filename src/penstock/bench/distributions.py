@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from penstock.bench.measures import Measure
 from penstock.bench.result import Distribution, Percentile
-from penstock.bench.rows import curve
 from penstock.core.stats import (
     design_effect,
     mean_interval,
@@ -47,7 +46,7 @@ def distribution(measure: Measure, values: Sequence[float], *, drawn: bool = Tru
         mean_low=low,
         mean_high=high,
         percentiles=[_percentile(values, ordered, p) for p in PERCENTILES],
-        curve=curve(ordered, CURVE_POINTS) if drawn and len(ordered) > 1 and measure.name in CURVES else [],
+        curve=_curve(ordered) if drawn and len(ordered) > 1 and measure.name in CURVES else [],
     )
 
 
@@ -64,3 +63,8 @@ def _percentile(values: Sequence[float], ordered: Sequence[float], p: float) -> 
     value = percentile_of_sorted(ordered, p)
     low, high = percentile_interval(ordered, p, effect=design_effect(values, value))
     return Percentile(p, value, low, high, needs)
+
+
+def _curve(ordered: Sequence[float]) -> list[float]:
+    last = len(ordered) - 1
+    return [ordered[round(last * i / (CURVE_POINTS - 1))] for i in range(CURVE_POINTS)]

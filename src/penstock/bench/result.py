@@ -185,7 +185,7 @@ class Throughput(msgspec.Struct, frozen=True):
 
 
 class Goodput(msgspec.Struct, frozen=True):
-    """How many requests met every limit of the SLO.
+    """How many of the requests that were scheduled in the window met every limit of the SLO.
 
     Args:
         slo: the limits as text, such as `ttft=500ms,tpot=50ms`.

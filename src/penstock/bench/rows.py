@@ -30,6 +30,18 @@ _CAUSES = tuple(Cause)
 _CAUSE_CODES = {cause: code for code, cause in enumerate(_CAUSES)}
 COLUMNS = tuple(measure for measure in MEASURES if measure.of is not None)
 
+_PLAIN_COLUMNS = (
+    "kind",
+    "stage",
+    "cause",
+    "good",
+    "missed",
+    "scheduled_s",
+    "ended_s",
+    "lasted_s",
+    "gap_count",
+)
+
 
 def draw(index: int) -> int:
     """A number from 0 to 2**32 - 1 that decides whether a request is kept; spread evenly over any run of indexes."""
@@ -52,6 +64,7 @@ class Rows:
         self.stage = array("l")
         self.cause = array("b")
         self.good = array("b")  # -1 where it is undetermined
+        self.missed = array("l")  # bits, in the order of the SLO's limits
         self.scheduled_s = array("d")
         self.ended_s = array("d")
         self.lasted_s = array("d")  # E2E, or what of it was seen where time ended it
@@ -81,8 +94,13 @@ class Rows:
         self.kinds.append(kind if len(self.kinds) < KINDS_MAX - 1 else OTHER_KIND)
         return len(self.kinds) - 1
 
-    def add(self, sample: Sample, good: bool | None) -> None:
-        """Keeps a request, or not."""
+    def add(self, sample: Sample, good: bool | None = None, missed: int = 0) -> None:
+        """Keeps a request, or not.
+
+        Args:
+            good: whether it met the SLO; None where that is undetermined.
+            missed: the limits that it missed, as bits.
+        """
         drawn = draw(sample.index)
         kind = self.kind_code(sample.kind)
         if drawn >= self._draw_below:
@@ -93,6 +111,7 @@ class Rows:
         self.stage.append(sample.stage)
         self.cause.append(_CAUSE_CODES[sample.cause])
         self.good.append(-1 if good is None else good)
+        self.missed.append(missed)
         self.scheduled_s.append(sample.scheduled_s)
         ended_s = sample.ended_s if sample.ended_s is not None else sample.scheduled_s
         self.ended_s.append(ended_s)
@@ -155,75 +174,12 @@ class Rows:
         self._gaps_below = min(self._gaps_below, below)
         self._keep_gaps(lambda drawn: drawn < below)
         kept = [row for row, drawn in enumerate(self.draws) if drawn < below]
-        for name in ("kind", "stage", "cause", "good", "scheduled_s", "ended_s", "lasted_s", "gap_count"):
+        for name in _PLAIN_COLUMNS:
             column: array[float] = getattr(self, name)
             setattr(self, name, array(column.typecode, [column[row] for row in kept]))
         for name, values in self.values.items():
             self.values[name] = array("d", [values[row] for row in kept])
         self.draws = array("L", [self.draws[row] for row in kept])
-
-
-class Steps:
-    """Sums over time in a bounded number of steps; the step doubles when they do not reach.
-
-    Args:
-        step_s: the first length of a step, seconds, above 0.
-        steps_max: at least 2.
-    """
-
-    def __init__(self, step_s: float = 0.1, steps_max: int = 1200) -> None:
-        self.step_s = step_s
-        self._steps_max = steps_max
-        self.sums: dict[int, float] = {}
-
-    def add(self, times_s: Sequence[float], weights: Sequence[float] | float) -> None:
-        """Adds weights at ascending times of at least 0; one weight stands for each."""
-        if not times_s:
-            return
-        while times_s[-1] / self.step_s >= self._steps_max:
-            self._double()
-        sums, per_s = self.sums, 1 / self.step_s
-        if isinstance(weights, int | float):
-            for at_s in times_s:
-                step = int(at_s * per_s)
-                sums[step] = sums.get(step, 0.0) + weights
-            return
-        for at_s, weight in zip(times_s, weights, strict=True):
-            step = int(at_s * per_s)
-            sums[step] = sums.get(step, 0.0) + weight
-
-    def between(self, begins_s: float, ends_s: float, seen: tuple[float, float]) -> float:
-        """The sum between two times: of a step at an edge, so large a part as its seen time lies within.
-
-        Args:
-            seen: from when to when anything was added; a step's time outside of it does not count.
-        """
-        total = 0.0
-        for step, value in self.sums.items():
-            low, high = max(step * self.step_s, seen[0]), min((step + 1) * self.step_s, seen[1])
-            inside = min(high, ends_s) - max(low, begins_s)
-            if high > low:
-                total += value * max(0.0, min(1.0, inside / (high - low)))
-            elif begins_s <= low <= ends_s:
-                total += value
-        return total
-
-    def at_least(self, step_s: float) -> None:
-        """Doubles the step until it is so long."""
-        while self.step_s < step_s:
-            self._double()
-
-    def _double(self) -> None:
-        halves, self.sums = self.sums, {}
-        self.step_s *= 2
-        for step, value in halves.items():
-            self.sums[step // 2] = self.sums.get(step // 2, 0.0) + value
-
-
-def curve(ordered: Sequence[float], points: int) -> list[float]:
-    """Ascending values at even steps of the share from 0 to 1, for a plot."""
-    last = len(ordered) - 1
-    return [ordered[round(last * i / (points - 1))] for i in range(points)]
 
 
 def between(rows: Rows, order: Sequence[int], begins_s: float, ends_s: float) -> Iterator[int]:
