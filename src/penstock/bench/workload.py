@@ -230,7 +230,7 @@ def plan(
     if count is not None and not 0 <= count <= REQUESTS_MAX:
         raise WorkloadError(f"count: {count} requests; it should be 0 to {REQUESTS_MAX}")
     tally = Tally()
-    maker = _Maker(workload, seed, tally)
+    maker = _Maker(workload, seed, tally, first_index)
     stage_of = _Stages(stages, stage)
     return Plan(_requests(maker, times, count, stage_of, first_index), tally)
 
@@ -298,7 +298,8 @@ def fitted(prompt: int, output: int, calibration: Calibration, tally: Tally) -> 
 class _Maker:
     """Makes one session after the other; most have one turn."""
 
-    def __init__(self, workload: Workload, seed: int, tally: Tally) -> None:
+    def __init__(self, workload: Workload, seed: int, tally: Tally, first_index: int) -> None:
+        self._sessions = first_index - 1
         self._cache = workload.cache
         self._calibration = workload.calibration
         self._known = workload.calibration.known
@@ -317,7 +318,7 @@ class _Maker:
         words, shared_words, output = self._first(prompt, output)
         texts = [self._text(index, words, shared_words)]
         shared = self._shared_tokens(shared_words)
-        session, think_s = (index if turns > 1 else -1), 0.0
+        session, think_s = self._number(turns), 0.0
         for turn in range(turns):
             prompt_tokens = self._calibration.tokens_of(words, turn)
             output = self._room(prompt_tokens, output) if turn else output
@@ -346,6 +347,13 @@ class _Maker:
                 texts.append(self._texts.answer(index + turn, answered))
                 texts.append(self._texts.unique(index + turn + 1, added))
                 words, output = words + answered + added, kind.output.draw(random)
+
+    def _number(self, turns: int) -> int:
+        """The next session's number: one more than the last one's, so that processes get equally many."""
+        if turns == 1:
+            return -1
+        self._sessions += 1
+        return self._sessions
 
     def _first(self, prompt: int, output: int) -> tuple[int, int, int]:
         """The words of a first prompt, how many of them are shared, and the length of its answer."""
