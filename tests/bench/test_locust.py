@@ -165,24 +165,19 @@ def test_a_master_and_two_workers_tell_the_times_that_the_server_keeps(tmp_path:
     for kind in ("short", "long"):
         for what, truth_s in (("TTFT", TTFT_S), ("TPOT", ITL_S), ("E2E", E2E_S)):
             row = rows[what, kind]
-            assert int(row["Failure Count"]) == 0
-            assert float(row["Median Response Time"]) == pytest.approx(truth_s * 1000, abs=TOLERANCE_MS), (
-                what,
-                row,
-            )
+            assert row["num_failures"] == 0
+            mean_s = row["total_response_time"] / row["num_requests"] / 1000
+            assert RATIO_MIN < mean_s / truth_s < RATIO_MAX, (what, row)
 
 
 def test_a_request_that_fails_is_one_failure_with_its_cause(tmp_path: Path) -> None:
     with serving(Server(status=503)) as url:
-        ((code, said),) = ended(
-            locust(tmp_path, "-u=1", "-t=1s", "--json-file=run", BASE_URL=url, MODEL="m", THINK_S="0.2")
-        )
-    rows = statistics(tmp_path)
+        ((code, said),) = ended(locust(tmp_path, "-u=1", "-t=1s", BASE_URL=url, MODEL="m", THINK_S="0.2"))
 
     assert code == 1, said
     assert "5xx: no room" in said
-    assert rows["E2E", "short"]["num_requests"] == rows["E2E", "short"]["num_failures"] > 0
-    assert ("TTFT", "short") not in rows
+    assert "(100.00%)" in said
+    assert "TTFT" not in said
 
 
 def test_a_server_that_is_gone_is_said_so(tmp_path: Path) -> None:
