@@ -55,7 +55,7 @@ class ProcessHealth(msgspec.Struct):
 
     Args:
         send_late: from the scheduled time to the moment that the process turned to the request.
-        loop_lag: how late timers of its event loop rang; about 1 ms is the loop's own resolution.
+        loop_lag: how late timers of its event loop rang; up to 2 ms is its own resolution, but on Linux.
         cpu_s: its CPU time during the load, seconds.
         wall_s: how long the load lasted for it, seconds.
         events: server-sent events it read.
@@ -65,7 +65,6 @@ class ProcessHealth(msgspec.Struct):
         stale_connections: kept-alive connections that the server had closed when they were wanted again.
         connections_refused_here: requests that found no connection because this process may not open more.
         plan_waits: times that a request was due, or a place free, before the plan had been written so far.
-        not_sent: planned requests that were never sent, since the run was ended before.
         rss_max_bytes: the most memory it held.
     """
 
@@ -80,7 +79,6 @@ class ProcessHealth(msgspec.Struct):
     stale_connections: int = 0
     connections_refused_here: int = 0
     plan_waits: int = 0
-    not_sent: int = 0
     rss_max_bytes: int = 0
 
 
@@ -90,13 +88,13 @@ class ClientHealth(msgspec.Struct, frozen=True):
     Args:
         send_late_p50_s, send_late_p99_s, send_late_max_s: from the scheduled time of a request to the moment that
             its process turned to it; opening a connection comes later and counts for the server.
-        loop_lag_p99_s, loop_lag_max_s: how late timers rang; about 1 ms is the event loop's own resolution.
+        loop_lag_p99_s, loop_lag_max_s: how late timers rang; up to 2 ms is the loop's own resolution, but on Linux.
         cpu_share: of one core, for each process, 0 to 1.
         ceiling_events_per_s: events all processes could read in a second, as measured before the load.
         events_per_s: events they read in a second, over the whole load.
         events: events they read.
         in_flight_max: sum over processes of the most requests under way at once.
-        connections_opened, stale_connections, connections_refused_here, plan_waits, not_sent: see `ProcessHealth`.
+        connections_opened, stale_connections, connections_refused_here, plan_waits: see `ProcessHealth`.
         rss_max_bytes: the most memory that one process held.
     """
 
@@ -114,7 +112,6 @@ class ClientHealth(msgspec.Struct, frozen=True):
     stale_connections: int = 0
     connections_refused_here: int = 0
     plan_waits: int = 0
-    not_sent: int = 0
     rss_max_bytes: int = 0
 
 
@@ -169,6 +166,5 @@ def client_health(parts: list[ProcessHealth]) -> ClientHealth:
         stale_connections=sum(part.stale_connections for part in parts),
         connections_refused_here=sum(part.connections_refused_here for part in parts),
         plan_waits=sum(part.plan_waits for part in parts),
-        not_sent=sum(part.not_sent for part in parts),
         rss_max_bytes=max((part.rss_max_bytes for part in parts), default=0),
     )

@@ -23,7 +23,7 @@ class Cause(StrEnum):
     RATE_LIMITED = "429"
     SERVER_ERROR = "5xx"
     CONNECT_TIMEOUT = "connect_timeout"
-    FIRST_TOKEN_TIMEOUT = "first_token_timeout"
+    FIRST_TOKEN_TIMEOUT = "first_token_timeout"  # noqa: S105 - no password
     STALL_TIMEOUT = "stall_timeout"
     TOTAL_TIMEOUT = "total_timeout"
     RESET = "reset"  # the connection was lost amid the answer
@@ -72,3 +72,4 @@ class Sample(msgspec.Struct, gc=False):
     replica: str = ""
     server_timing_ms: dict[str, float] = {}
     response_bytes: int = 0
+    answer: str = ""  # its text, where it was to be kept
