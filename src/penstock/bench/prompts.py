@@ -7,6 +7,7 @@ out of one long random text, which costs a few microseconds for any length.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import blake2b
 from itertools import accumulate
 from random import Random
@@ -120,7 +121,7 @@ class Texts:
         own = words - shared_words
         return ANCHOR + self.stretch(f"group {group}", shared_words) + self.stretch(f"request {index}", own)
 
-    def blocks(self, index: int, blocks: tuple[int, ...], words: int) -> str:
+    def blocks(self, index: int, blocks: Sequence[int | str], words: int) -> str:
         """A text whose first blocks are those of a trace, and the rest its own."""
         parts, left = [ANCHOR], words
         for block in blocks:

@@ -231,12 +231,12 @@ def plan(
         raise WorkloadError(f"count: {count} requests; it should be 0 to {REQUESTS_MAX}")
     tally = Tally()
     maker = _Maker(workload, seed, tally, first_index)
-    stage_of = _Stages(stages, stage)
+    stage_of = StageOf(stages, stage)
     return Plan(_requests(maker, times, count, stage_of, first_index), tally)
 
 
 def _requests(
-    maker: _Maker, times: Sequence[float] | None, count: int | None, stage_of: _Stages, index: int
+    maker: _Maker, times: Sequence[float] | None, count: int | None, stage_of: StageOf, index: int
 ) -> Iterator[PlannedRequest]:
     end = index + (REQUESTS_MAX if count is None else count)
     starts: Iterator[float | None] = repeat(None) if times is None else iter(times)
@@ -250,7 +250,7 @@ def _requests(
             return
 
 
-class _Stages:
+class StageOf:
     """The stage of a time."""
 
     def __init__(self, stages: Sequence[Stage], otherwise: int) -> None:
