@@ -1,4 +1,4 @@
-"""Whether the numbers of a run can be stood behind: one verdict, its reasons with their numbers, its exit code. Pure."""
+"""Whether the numbers of a run can be stood behind: one verdict, its reasons in numbers, its exit code. Pure."""
 
 from __future__ import annotations
 
