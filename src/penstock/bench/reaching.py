@@ -10,12 +10,19 @@ import ipaddress
 import socket
 from contextlib import suppress
 
+import msgspec
+
+from penstock.bench.chunks import complaint, is_html
 from penstock.bench.endpoint import Endpoint, EndpointError
+from penstock.core.errors import DeadlineError, PenstockError
+from penstock.engines.client import ConnectRefusedError, Dialling, EngineClient, TlsError
 
 # A name of more addresses than this is spread over them well enough.
 HOSTS_MAX = 16
 # A host that takes longer to accept a connection is left out, where its name has others.
 ACCEPT_S = 2.0
+# The whole first look at a server, which may be busy.
+LOOK_S = 10.0
 
 
 async def hosts_of(endpoint: Endpoint) -> tuple[str, ...]:
@@ -51,3 +58,66 @@ async def _accepts(host: str, port: int) -> bool:
         return False
     writer.close()
     return True
+
+
+async def models_of(endpoint: Endpoint, *, timeout_s: float = LOOK_S) -> tuple[str, ...]:
+    """The models that the endpoint says it serves; none where it does not say. Its way there is tried by this.
+
+    Raises:
+        EndpointError: it can't be reached, does not want us, or is no such server; with what to do about it.
+    """
+    client = EngineClient()
+    client.reach(endpoint.address, Dialling(hosts=await hosts_of(endpoint), tls=endpoint.tls_context()))
+    try:
+        reply = await client.fetch(
+            endpoint.address,
+            b"GET",
+            endpoint.target("/v1/models"),
+            headers=endpoint.header_lines(),
+            timeout_s=timeout_s,
+        )
+    except PenstockError as error:
+        raise EndpointError(
+            f"{endpoint.url}: {_words(endpoint, error)}", hint=_advice(endpoint, error)
+        ) from None
+    finally:
+        client.close()
+    if reply.status in (401, 403):
+        hint = "is the key right?" if endpoint.api_key else "give it a key"
+        raise EndpointError(f"{endpoint.url}: {reply.status}: {complaint(reply.body)}", hint=hint)
+    if is_html(reply.body):
+        raise EndpointError(f"{endpoint.url}: {complaint(reply.body)}", hint="is it the base URL of an API?")
+    try:
+        return tuple(model.id for model in _MODELS.decode(reply.body).data)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return ()  # many servers have no such route, and can be put under load all the same
+
+
+class _Model(msgspec.Struct):
+    id: str
+
+
+class _Models(msgspec.Struct):
+    data: list[_Model]
+
+
+_MODELS = msgspec.json.Decoder(_Models)
+
+
+def _words(endpoint: Endpoint, error: PenstockError) -> str:
+    if isinstance(error, DeadlineError):
+        return f"no answer in time ({error.phase})"
+    return error.message.removeprefix(f"{endpoint.address}: ")
+
+
+def _advice(endpoint: Endpoint, error: PenstockError) -> str:
+    """What to do about it."""
+    if isinstance(error, TlsError):
+        if "does not speak" in error.message:
+            return f"use http://{endpoint.address}"
+        return "name its certificates with --ca-file, or trust any with --insecure"
+    if isinstance(error, ConnectRefusedError):
+        return "is the server up, and does it listen on this port?"
+    if isinstance(error, DeadlineError):
+        return "is the server up and not overloaded, and is there no firewall between?"
+    return f"does it speak HTTP here? If it speaks TLS, use https://{endpoint.address}"
