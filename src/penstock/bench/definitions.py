@@ -102,8 +102,8 @@ def _rules() -> list[str]:
         "- **Cancelled** by plan and **cut off** by the end of the run are told apart: neither failed nor completed.",
         f"- **Goodput** is requests that met every limit of the SLO, per second. Limits: {limits}. A failed request "
         "met nothing. One that was cancelled or cut off missed a limit if it had passed it by then, and is "
-        "undetermined otherwise. An answer of one token, or of one chunk, has no time between tokens: it is judged by the other "
-        "limits.",
+        "undetermined otherwise. An answer of one token, or of one chunk, has no time between tokens: it is judged "
+        "by the other limits.",
         "- **Tokens per second** count tokens where they arrived: of whole answers and those that only the run's end "
         "cut off; of all answers beside it.",
         f"- **Window**: figures are of each stage's steady part. From {CUT_FROM_REQUESTS} answers up, MSER-5 leaves "
