@@ -149,10 +149,12 @@ def interval(percentile: Percentile | None, unit: str) -> str:
     """Its interval for people: `198 to 220 ms`; empty where there is none."""
     if percentile is None or percentile.value is None:
         return ""
-    low, high = percentile.low, percentile.high
-    if low is None and high is None:
+    low, high = (shown(end, unit) if end is not None else "?" for end in (percentile.low, percentile.high))
+    if low == high == "?":
         return ""
-    return f"{'?' if low is None else shown(low, unit)} to {'?' if high is None else shown(high, unit)}"
+    number, _, suffix = low.rpartition(" ")
+    # A unit that both have is written once.
+    return f"{number if number and high.endswith(f' {suffix}') else low} to {high}"
 
 
 def too_few(spread: Distribution) -> str:

@@ -107,8 +107,13 @@ class RunFolder:
             yield sample
         if writer is not None:
             self._tried(writer, lambda to: to.close())
-        if not self.troubles:
-            shutil.rmtree(self.spool, ignore_errors=True)
+            if not self.troubles:
+                shutil.rmtree(self.spool, ignore_errors=True)
+
+    def forget(self) -> None:
+        """Removes the folder of a run that was not, but never one that has samples."""
+        if not any(path.stat().st_size for path in self.spool.glob(f"*{JSONL_SUFFIX}")):
+            shutil.rmtree(self.path, ignore_errors=True)
 
     def write(self, report: Report) -> None:
         """All files but the rows. What can't be written is told in `troubles`, and the others are tried."""
