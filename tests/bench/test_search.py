@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from penstock.bench.health import ClientHealth
+from penstock.bench.plan import Stage
 from penstock.bench.search import (
     Found,
     Outcome,
@@ -19,7 +21,12 @@ from penstock.bench.search import (
     next_step,
     outcome,
     requests_needed,
+    trial,
 )
+from penstock.bench.slo import parse_slo
+from penstock.bench.summary import summarize
+from penstock.bench.validity import judge
+from tests.bench.answers import answer
 
 
 def searched(
@@ -169,3 +176,23 @@ def test_whole_loads_are_at_least_one(start: float) -> None:
 
     assert isinstance(step, Try)
     assert step.load == 1.0
+
+
+def test_a_run_becomes_a_trial() -> None:
+    samples = [answer(n, at_s=n / 10, ttft_s=0.2 if n % 4 else 0.9) for n in range(200)]
+    summary = summarize(
+        samples,
+        [Stage("10/s", 0.0, 20.0, rate_per_s=10.0)],
+        slo=parse_slo("ttft=500ms"),
+        client=ClientHealth(cpu_share=(1.0,)),
+    )
+    summary.verdict = judge(summary)
+
+    tried = trial(10, summary)
+
+    assert (tried.load, tried.good, tried.judged, tried.steady) == (10, 150, 200, True)
+    assert tried.client_limited
+    assert tried.latency_s == pytest.approx(0.5)
+    assert tried.completed_per_s == pytest.approx(10, rel=0.05)
+    with pytest.raises(ValueError, match="without an SLO"):
+        trial(10, summarize(samples))

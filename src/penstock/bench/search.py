@@ -14,6 +14,7 @@ from enum import StrEnum
 
 import msgspec
 
+from penstock.bench.result import Summary, VerdictKind
 from penstock.core.stats import CONFIDENCE, share_interval
 
 
@@ -35,6 +36,29 @@ class Trial(msgspec.Struct, frozen=True):
     client_limited: bool = False
     completed_per_s: float = 0.0
     latency_s: float | None = None
+
+
+def trial(load: float, summary: Summary) -> Trial:
+    """What a run at `load` says; its verdict must have been asked for, and it must have had an SLO.
+
+    Raises:
+        ValueError: it has no SLO.
+    """
+    goodput = summary.all.goodput
+    if goodput is None:
+        raise ValueError("a run without an SLO can be neither good nor bad")
+    reasons = summary.verdict.reasons if summary.verdict is not None else []
+    e2e = summary.all.measures.get("e2e")
+    middle = e2e.at(50.0) if e2e is not None else None
+    return Trial(
+        load=load,
+        good=goodput.good,
+        judged=goodput.judged,
+        steady=summary.all.window.steady,
+        client_limited=any(reason.kind is VerdictKind.CLIENT_LIMITED for reason in reasons),
+        completed_per_s=summary.all.throughput.completed_per_s,
+        latency_s=middle.value if middle is not None else None,
+    )
 
 
 class SearchSettings(msgspec.Struct, frozen=True):
