@@ -10,7 +10,6 @@ from itertools import chain
 
 from penstock.bench.chart_scale import Axis
 from penstock.bench.drawing import (
-    COLOURS,
     Chart,
     Charts,
     Dot,
@@ -21,6 +20,7 @@ from penstock.bench.drawing import (
     Shade,
     bar_chart,
     cloud_chart,
+    colour,
     line_chart,
 )
 from penstock.bench.picks import WARM_UP_STAGE, Pick
@@ -29,9 +29,12 @@ from penstock.bench.shown import BYTES, DURATION, ELAPSED, SHARE, shown
 from penstock.bench.timeline import timeline_chart
 
 Series = Mapping[str, Sequence[tuple[float, float]]]
-TIME = Axis("time since the start", ELAPSED)
 # A browser draws so many marks without a wait.
 DOTS_MAX = 2000
+# A pause of the load longer than this, as a part of the run and in seconds, is a gap in a line; else it is none.
+_GAP_SHARE, _GAP_S = 0.04, 2.0
+# Rates are told over no shorter time, and in no more steps.
+_STEP_S, _STEPS_MAX = 1.0, 120
 # Values that differ by more than this are told apart only on a logarithmic axis.
 _LOG_FROM = 30.0
 _MIB = 2**20
@@ -59,24 +62,24 @@ def run_charts(
         _distributions(summary),
         _timelines(summary, picks),
         _errors(summary),
-        _engine(engine or {}),
-        _gpus(gpus or {}),
+        _engine(engine or {}, _time(summary)),
+        _gpus(gpus or {}, _time(summary)),
     )
     return Charts(tuple(chart for chart in drawn if chart is not None))
 
 
 def _over_time(summary: Summary, limits: Mapping[str, float]) -> Iterator[Chart]:
-    moments, shades = summary.over_time, _shades(summary)
+    moments, shades, time = summary.over_time, _shades(summary), _time(summary)
     if len(moments) < 2:
         return
     yield line_chart(
         "ttft-over-time",
         "TTFT over time",
         [
-            Line("p50", _points(moments, "ttft_p50_s"), dots=_few(moments)),
-            Line("p95", _points(moments, "ttft_p95_s"), dots=_few(moments)),
+            Line("p50", _latency(summary, "ttft_p50_s"), dots=_few(moments)),
+            Line("p95", _latency(summary, "ttft_p95_s"), dots=_few(moments)),
         ],
-        TIME,
+        time,
         Axis("TTFT", DURATION),
         caption="from the scheduled send to the first token; by the time it was scheduled",
         shades=shades,
@@ -85,8 +88,8 @@ def _over_time(summary: Summary, limits: Mapping[str, float]) -> Iterator[Chart]
     yield line_chart(
         "tpot-over-time",
         "TPOT over time",
-        [Line("p50", _points(moments, "tpot_p50_s"), dots=_few(moments))],
-        TIME,
+        [Line("p50", _latency(summary, "tpot_p50_s"), dots=_few(moments))],
+        time,
         Axis("TPOT", DURATION),
         caption="median time per output token",
         shades=shades,
@@ -95,23 +98,23 @@ def _over_time(summary: Summary, limits: Mapping[str, float]) -> Iterator[Chart]
     yield line_chart(
         "tokens-over-time",
         "Output tokens per second",
-        [Line("output", _points(moments, "output_tokens_per_s"))],
-        TIME,
+        [Line("output", _rates(moments, "output_tokens_per_s"))],
+        time,
         Axis("", "tokens/s"),
         shades=shades,
     )
-    rates = [Line("scheduled", _points(moments, "scheduled_per_s"))]
-    rates.append(Line("completed", _points(moments, "completed_per_s")))
+    rates = [Line("scheduled", _rates(moments, "scheduled_per_s"))]
+    rates.append(Line("completed", _rates(moments, "completed_per_s")))
     if any(moment.failed_per_s for moment in moments):
-        rates.append(Line("failed", _points(moments, "failed_per_s")))
+        rates.append(Line("failed", _rates(moments, "failed_per_s")))
     yield line_chart(
-        "requests-over-time", "Requests per second", rates, TIME, Axis("", "requests/s"), shades=shades
+        "requests-over-time", "Requests per second", rates, time, Axis("", "requests/s"), shades=shades
     )
     yield line_chart(
         "in-flight-over-time",
         "Requests under way",
         [Line("under way", _points(moments, "in_flight"))],
-        TIME,
+        time,
         Axis("requests"),
         caption="from their scheduled times on, so what waits for the client counts too",
         shades=shades,
@@ -122,7 +125,7 @@ def _clouds(summary: Summary, picks: Sequence[Pick], limits: Mapping[str, float]
     told = [pick for pick in picks if pick.stage != WARM_UP_STAGE]
     step = -(-len(told) // DOTS_MAX) or 1
     kinds = sorted({pick.kind for pick in told})
-    colours = {kind: f"c{place % COLOURS + 1}" for place, kind in enumerate(kinds)}
+    colours = {kind: colour(place) for place, kind in enumerate(kinds)}
     dots = []
     for pick in told[::step]:
         reached_s = pick.ended_s if not pick.good or pick.last_s is None else pick.last_s
@@ -147,7 +150,7 @@ def _clouds(summary: Summary, picks: Sequence[Pick], limits: Mapping[str, float]
         "e2e-requests",
         "E2E of each request",
         dots,
-        TIME,
+        _time(summary),
         _axis("E2E", [dot.y for dot in dots]),
         caption=f"by the time it was scheduled{share}",
         legend=tuple(legend),
@@ -157,7 +160,8 @@ def _clouds(summary: Summary, picks: Sequence[Pick], limits: Mapping[str, float]
 
 
 def _distributions(summary: Summary) -> Iterator[Chart]:
-    parts = [summary.all, *summary.kinds] if len(summary.kinds) > 1 else [summary.all]
+    several = len(summary.kinds) > 1
+    parts = [*summary.kinds, summary.all] if several else [summary.all]
     for measure, title in (("ttft", "TTFT"), ("tpot", "TPOT"), ("itl", "ITL"), ("e2e", "E2E")):
         lines, values = [], list[float]()
         for part in parts:
@@ -167,7 +171,8 @@ def _distributions(summary: Summary) -> Iterator[Chart]:
             last = len(spread.curve) - 1
             points = [(value, place / last) for place, value in enumerate(spread.curve)]
             says = [f"{part.label}: {shown(share, SHARE)} are within" for _, share in points]
-            lines.append(Line(part.label, points, says=says))
+            whole = several and part is summary.all
+            lines.append(Line(part.label, points, colour="ink" if whole else "", dashed=whole, says=says))
             values += spread.curve
         if not lines:
             continue
@@ -220,13 +225,13 @@ _ENGINE: tuple[tuple[str, str, tuple[tuple[str, str], ...], str], ...] = (
 )
 
 
-def _engine(series: Series) -> Iterator[Chart]:
+def _engine(series: Series, time: Axis) -> Iterator[Chart]:
     for name, title, figures, unit in _ENGINE:
         lines = [Line(label, list(series[figure])) for figure, label in figures if series.get(figure)]
         moved = any(value for line in lines for _, value in line.points)
         if lines and (moved or name in ("engine-requests", "engine-kv")):
             most = 1.0 if unit == SHARE and _most(lines) > 0.5 else None
-            yield line_chart(name, title, lines, TIME, Axis("", unit, most=most))
+            yield line_chart(name, title, lines, time, Axis("", unit, most=most))
 
 
 _GPU = (
@@ -238,7 +243,7 @@ _GPU = (
 )
 
 
-def _gpus(gpus: Mapping[str, Series]) -> Iterator[Chart]:
+def _gpus(gpus: Mapping[str, Series], time: Axis) -> Iterator[Chart]:
     for name, title, member, unit, factor in _GPU:
         lines = [
             Line(label, [(at, value * factor) for at, value in series[member]])
@@ -246,11 +251,41 @@ def _gpus(gpus: Mapping[str, Series]) -> Iterator[Chart]:
             if series.get(member)
         ]
         if lines:
-            yield line_chart(name, title, lines, TIME, Axis("", unit, most=1.0 if unit == SHARE else None))
+            yield line_chart(name, title, lines, time, Axis("", unit, most=1.0 if unit == SHARE else None))
 
 
 def _points(moments: Sequence[Moment], member: str) -> list[Point]:
     return [(moment.at_s, getattr(moment, member)) for moment in moments]
+
+
+def _time(summary: Summary) -> Axis:
+    """The same for all charts over time, so that they can be put below each other."""
+    return Axis("time since the start", ELAPSED, least=0.0, most=summary.duration_s or None)
+
+
+def _latency(summary: Summary, member: str) -> list[Point]:
+    """A latency over time; moments without one are passed over, but for a longer pause."""
+    gap_s = max(_GAP_S, _GAP_SHARE * summary.duration_s)
+    points: list[Point] = []
+    for at_s, value in _points(summary.over_time, member):
+        if value is None:
+            continue
+        if points and at_s - points[-1][0] > gap_s:
+            points.append(((at_s + points[-1][0]) / 2, None))
+        points.append((at_s, value))
+    return points
+
+
+def _rates(moments: Sequence[Moment], member: str) -> list[Point]:
+    """A rate over time, in steps that a person can follow."""
+    step_s = moments[1].at_s - moments[0].at_s
+    together = max(1, round(_STEP_S / step_s), -(-len(moments) // _STEPS_MAX))
+    points: list[Point] = []
+    for begin in range(0, len(moments), together):
+        part = moments[begin : begin + together]
+        middle_s = (part[0].at_s + part[-1].at_s) / 2
+        points.append((middle_s, sum(getattr(moment, member) for moment in part) / len(part)))
+    return points
 
 
 def _few(moments: Sequence[Moment]) -> bool:

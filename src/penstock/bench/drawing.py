@@ -15,8 +15,9 @@ from pathlib import Path
 from penstock.bench.chart_scale import Axis, Scale
 from penstock.bench.shown import shown
 
-WIDTH, HEIGHT = 640, 270
-LEFT, RIGHT, TOP, BOTTOM = 56, 16, 12, 44
+WIDTH, HEIGHT = 640, 276
+# The name of the vertical axis stands above the plot.
+LEFT, RIGHT, TOP, BOTTOM = 56, 16, 26, 44
 # As many colours as there are; further series begin anew, dashed.
 COLOURS = 6
 # A pointer finds no narrower strip.
@@ -116,6 +117,7 @@ class Line:
     Args:
         dashed: such as for a limit.
         dots: marks each point, for few of them.
+        colour: class of its colour; empty is the next one.
         says: what each point is told as, in place of its values; empty tells the values.
     """
 
@@ -123,6 +125,7 @@ class Line:
     points: Sequence[Point]
     dashed: bool = False
     dots: bool = False
+    colour: str = ""
     says: Sequence[str] = ()
 
 
@@ -176,9 +179,11 @@ def line_chart(
     across, up = _scales(x, y, held, limits)
     parts = [*_shades(shades, across), *grid(across, up), *_limits(limits, across, up)]
     for place, line in enumerate(drawn):
-        parts += _line(line, _colour(place), across, up)
+        parts += _line(line, line.colour or colour(place), across, up)
     parts += _strips(drawn, across, x, y)
-    legend = tuple(Key(line.name, _colour(at), _dashed(line, at)) for at, line in enumerate(drawn))
+    legend = tuple(
+        Key(line.name, line.colour or colour(at), _dashed(line, at)) for at, line in enumerate(drawn)
+    )
     return Chart(name, title, svg(parts, HEIGHT, title), caption, legend)
 
 
@@ -230,10 +235,10 @@ def bar_chart(
     return Chart(name, title, svg(parts, 16 + row * len(bars), title), caption)
 
 
-def svg(parts: Iterable[str], height: float, title: str) -> str:
+def svg(parts: Iterable[str], height: float, title: str, width: int = WIDTH) -> str:
     """The parts as one picture, as wide as its place."""
     return (
-        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{html.escape(title)}" '
+        f'<svg viewBox="0 0 {width} {height:.0f}" role="img" aria-label="{html.escape(title)}" '
         f'xmlns="http://www.w3.org/2000/svg">{"".join(parts)}</svg>'
     )
 
@@ -257,7 +262,7 @@ def grid(across: Scale, up: Scale) -> list[str]:
     parts.append(
         f'<line class="base" x1="{left:.0f}" x2="{right:.0f}" y1="{bottom:.0f}" y2="{bottom:.0f}"/>'
         f'<text class="label" x="{right:.0f}" y="{bottom + 35:.0f}" text-anchor="end">{_named(across)}</text>'
-        f'<text class="label" x="{left + 6:.0f}" y="{top + 4:.0f}">{_named(up)}</text>'
+        f'<text class="label" x="{left:.0f}" y="{top - 12:.0f}">{_named(up)}</text>'
     )
     return parts
 
@@ -274,10 +279,11 @@ def _scales(
     # A limit far above all values would press them to the ground.
     most = max((value for _, value in held), default=0.0)
     near = [limit.value for limit in limits if limit.value <= 3 * most]
-    return across, Scale.of(y, [*(value for _, value in held), *near], HEIGHT - BOTTOM, TOP + 14)
+    return across, Scale.of(y, [*(value for _, value in held), *near], HEIGHT - BOTTOM, TOP)
 
 
-def _colour(place: int) -> str:
+def colour(place: int) -> str:
+    """The class of the colour of the series at `place`, from 0."""
     return f"c{place % COLOURS + 1}"
 
 
@@ -285,7 +291,7 @@ def _dashed(line: Line, place: int) -> str:
     return "dashed" if line.dashed or place >= COLOURS else ""
 
 
-def _line(line: Line, colour: str, across: Scale, up: Scale) -> list[str]:
+def _line(line: Line, shade: str, across: Scale, up: Scale) -> list[str]:
     parts, stretch = [], list[tuple[float, float]]()
     stretches = [stretch]
     for at, value in thinned(line.points, POINTS_MAX):
@@ -298,10 +304,10 @@ def _line(line: Line, colour: str, across: Scale, up: Scale) -> list[str]:
     for each in stretches:
         if len(each) > 1:
             path = "L".join(f"{left:.1f} {top:.1f}" for left, top in each)
-            parts.append(f'<path class="line {colour}{dashed}" d="M{path}"/>')
+            parts.append(f'<path class="line {shade}{dashed}" d="M{path}"/>')
         if line.dots or len(each) == 1:
             parts += [
-                f'<circle class="dot {colour}" cx="{left:.1f}" cy="{top:.1f}" r="4.5"/>' for left, top in each
+                f'<circle class="dot {shade}" cx="{left:.1f}" cy="{top:.1f}" r="4.5"/>' for left, top in each
             ]
     return parts
 
@@ -324,13 +330,13 @@ def _shades(shades: Sequence[Shade], across: Scale) -> list[str]:
         if right - left < 1:
             continue
         parts.append(
-            f'<rect class="shade" x="{left:.1f}" y="{TOP + 14}" width="{right - left:.1f}" '
-            f'height="{HEIGHT - BOTTOM - TOP - 14}"><title>{html.escape(shade.label)}</title></rect>'
+            f'<rect class="shade" x="{left:.1f}" y="{TOP}" width="{right - left:.1f}" '
+            f'height="{HEIGHT - BOTTOM - TOP}"><title>{html.escape(shade.label)}</title></rect>'
         )
         # A label needs room, some seven pixels for each letter.
         if right - left > 6.5 * len(shade.label):
             parts.append(
-                f'<text class="label" x="{(left + right) / 2:.1f}" y="{TOP + 30}" text-anchor="middle">'
+                f'<text class="label" x="{(left + right) / 2:.1f}" y="{TOP + 16}" text-anchor="middle">'
                 f"{html.escape(shade.label)}</text>"
             )
     return parts

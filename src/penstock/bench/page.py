@@ -70,13 +70,15 @@ def verdict_box(verdict: Verdict | None, interrupted: bool = False) -> str:
     )
 
 
-def tile(name: str, value: str, below: str = "", title: str = "") -> str:
-    """One large figure; `value` is a number and its unit."""
+def tile(name: str, value: str, below: Sequence[str] = (), title: str = "") -> str:
+    """One large figure; `value` is a number and its unit, `below` are smaller lines."""
     figure, _, unit = value.partition(" ")
     small = f" <small>{text(unit)}</small>" if unit else ""
-    under = f"<p>{text(below)}</p>" if below else ""
+    under = "".join(f"<p>{text(line)}</p>" for line in below)
     label = f'<abbr title="{text(title)}">{text(name)}</abbr>' if title else text(name)
-    return f'<dl class="tile"><dt>{label}</dt><dd>{text(figure)}{small}</dd>{under}</dl>'
+    return (
+        f'<dl class="tile"><dt>{label}</dt><dd>{text(figure)}{small}</dd><dd class="below">{under}</dd></dl>'
+    )
 
 
 def tiles(each: Iterable[str]) -> str:

@@ -70,26 +70,40 @@ def headline(summary: Summary) -> str:
     counts, rate = part.counts, part.throughput
     each = [
         tile(
-            "completed", f"{number(rate.completed_per_s)} req/s", f"of {number(rate.offered_per_s)} scheduled"
+            "completed",
+            f"{number(rate.completed_per_s)} req/s",
+            [f"of {number(rate.offered_per_s)} scheduled"],
         ),
-        tile("output", f"{number(rate.output_tokens_per_s)} tokens/s"),
+        tile(
+            "output",
+            f"{number(rate.output_tokens_per_s)} tokens/s",
+            [f"{number(rate.in_flight_mean)} requests under way"],
+        ),
     ]
-    for measure, percentiles in (("ttft", (50, 95)), ("tpot", (50, 95)), ("e2e", (50, 95))):
-        for p in percentiles:
-            found = percentile_of(part, measure, p)
-            if found is None:
-                continue
-            known = BY_NAME[measure]
-            below = f"needs {found.needs:,} samples" if found.value is None else interval(found, DURATION)
-            each.append(tile(f"{known.label} p{p}", shown(found.value, DURATION), below, known.definition))
+    each += [_latency_tile(part, measure) for measure in ("ttft", "tpot", "e2e") if measure in part.measures]
     failed = shown(counts.error_share, SHARE) if counts.failed else "0"
-    each.append(tile("errors", failed, f"{whole(counts.failed)} of {whole(counts.requests)} requests"))
+    each.append(tile("errors", failed, [f"{whole(counts.failed)} of {whole(counts.requests)} requests"]))
     if part.goodput is not None:
         good = part.goodput
-        each.append(
-            tile("goodput", f"{number(good.per_s)} req/s", f"{shown(good.share, SHARE)} meet {good.slo}")
-        )
+        below = [f"{number(good.per_s)} good req/s", *good.slo.split(",")]
+        each.append(tile("meet the SLO", shown(good.share, SHARE), below))
     return tiles(each)
+
+
+def _latency_tile(part: Part, name: str) -> str:
+    known, spread = BY_NAME[name], part.measures[name]
+    middle = spread.at(50)
+    within = interval(middle, DURATION)
+    below = [within] if within else []
+    for p in (95, 99):
+        found = spread.at(p)
+        if found is not None:
+            told = (
+                shown(found.value, DURATION) if found.value is not None else f"needs {found.needs:,}"
+            )
+            below.append(f"p{p} {told}")
+    value = middle.value if middle is not None else None
+    return tile(f"{known.label} p50", shown(value, DURATION), below, known.definition)
 
 
 def _heads(summary: Summary) -> str:

@@ -6,13 +6,15 @@ import html
 from collections.abc import Sequence
 
 from penstock.bench.chart_scale import Axis, Scale
-from penstock.bench.drawing import LEFT, RIGHT, WIDTH, Chart, Key, svg
+from penstock.bench.drawing import RIGHT, WIDTH, Chart, Key, svg
 from penstock.bench.picks import Pick
 from penstock.bench.shown import DURATION, ELAPSED, shown
 
 # More bars than this are thinner than a line.
 BARS_MAX = 90
-_ROW, _BAR, _TOP, _BOTTOM = 5.0, 3.6, 8, 40
+_ROW, _BAR, _TOP, _BOTTOM = 6.0, 4.4, 8, 40
+# It takes the place of two charts.
+_WIDTH, _LEFT = 2 * WIDTH - 80, 16
 LEGEND = (
     Key("waited for the client", "wait", "block"),
     Key("to the first token", "first", "block"),
@@ -36,7 +38,7 @@ def timeline_chart(picks: Sequence[Pick], *, begins_s: float = 0.0) -> Chart | N
     last = max(pick.ended_s for pick in shown_picks)
     height = _TOP + _ROW * len(shown_picks) + _BOTTOM
     axis = Axis("time since the start", ELAPSED, least=first, most=last)
-    across = Scale.of(axis, [first, last], LEFT, WIDTH - RIGHT)
+    across = Scale.of(axis, [first, last], _LEFT, _WIDTH - RIGHT)
     parts = _ticks(across, height - _BOTTOM)
     for row, pick in enumerate(shown_picks):
         parts += _bar(pick, _TOP + row * _ROW, across)
@@ -46,7 +48,7 @@ def timeline_chart(picks: Sequence[Pick], *, begins_s: float = 0.0) -> Chart | N
     )
     seen = {part for pick in shown_picks for part, _, _ in _parts(pick)}
     legend = tuple(key for key in LEGEND if key.colour in seen)
-    return Chart("timeline", "Timeline of requests", svg(parts, height, "Timeline"), caption, legend)
+    return Chart("timeline", "Timeline of requests", svg(parts, height, "Timeline", _WIDTH), caption, legend)
 
 
 def _parts(pick: Pick) -> list[tuple[str, float, float]]:
