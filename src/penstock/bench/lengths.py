@@ -225,9 +225,9 @@ def parse_span(text: str, where: str = "time") -> Span:
     Raises:
         WorkloadError: it describes none.
     """
-    low, _, high = text.partition("-")
+    low, dash, high = text.partition("-")
     try:
-        span = Span(parse_duration_s(low), parse_duration_s(high or low))
+        span = Span(parse_duration_s(low), parse_duration_s(high if dash else low))
     except ValueError as error:
         raise WorkloadError(f"{where}: {text[:100]!r}: {error}", hint="write 2s or 500ms-2s") from None
     if not span.least_s <= span.most_s <= SPAN_MAX_S:

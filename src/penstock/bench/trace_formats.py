@@ -102,7 +102,7 @@ def _cells(
     first = next(found, None)
     if first is None:
         return
-    names = ["".join(name.lower().split()) for name in next(csv.reader([first[1]]))]
+    names = ["".join(name.lower().split()) for name in _split(rows, *first[:2])]
     missing = [name for name in wanted if name not in names]
     if missing:
         raise rows.wrong(
@@ -111,13 +111,20 @@ def _cells(
     places = [names.index(name) if name in names else -1 for name in (*wanted, *optional)]
     needed = max(places) + 1
     for number, text, whole in found:
-        cells = next(csv.reader([text]))
+        cells = _split(rows, number, text)
         if len(cells) < needed:
             if not whole:
                 rows.drop(CUT_LINE)
                 return
             raise rows.wrong(number, f"{len(cells)} columns instead of {len(names)}")
         yield number, [cells[place] if place >= 0 else "" for place in places]
+
+
+def _split(rows: Rows, number: int, text: str) -> list[str]:
+    try:
+        return next(csv.reader([text]))
+    except csv.Error as error:
+        raise rows.wrong(number, str(error)) from None
 
 
 def _tokens(text: str) -> int:

@@ -83,6 +83,13 @@ class Workload(msgspec.Struct, frozen=True):
         for kind in self.mix.kinds:
             if kind.turns.longest > TURNS_MAX:
                 raise WorkloadError(f"{kind.name}: {kind.turns.longest} turns; at most {TURNS_MAX}")
+        most = self.calibration.context_tokens
+        if most is not None and most <= self.calibration.base_tokens:
+            raise WorkloadError(
+                f"the server's context of {most} tokens has no room for a prompt and an answer: the chat template "
+                f"alone has {self.calibration.base_tokens}",
+                hint="serve the model with a longer context",
+            )
         self.template()
 
     @property
@@ -288,7 +295,7 @@ def fitted(prompt: int, output: int, calibration: Calibration, tally: Tally) -> 
     most = calibration.context_tokens
     if most is not None and prompt + output > most:
         tally.shortened += 1
-        output = min(output, most // 2)
+        output = min(output, most // 2, most - calibration.base_tokens)
         prompt = most - output
     if prompt < calibration.base_tokens and calibration.known:
         tally.lengthened += 1
