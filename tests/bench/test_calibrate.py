@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,11 +24,11 @@ from penstock.bench.replay import replay
 from penstock.bench.tokenizers import CalibrationError
 from penstock.bench.trace_rows import TraceFormat, TraceRow
 from penstock.bench.traces import Trace
-from penstock.bench.workload import Workload, plan
+from penstock.bench.workload import Plan, Workload, plan
 from penstock.engines.client import ConnectRefusedError, EngineClient
 from tests.simulator.sim_client import Sim
 
-DEMO_TOKENIZER = Path(__file__).parents[2] / "src/penstock/demo_model"
+DEMO_MODEL = Path(__file__).parents[2] / "src/penstock/demo_model"
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +106,61 @@ def test_usage_counts_as_well_as_tokenize(sim: Sim) -> None:
 
 def test_no_counting_asks_nothing() -> None:
     assert asyncio.run(calibrated("http://127.0.0.1:9", counting=Counting.OFF)) == Calibration()
+
+
+# -- a real engine, whose vocabulary is so small that most words are several tokens ------------------------------
+
+
+@pytest.fixture(scope="module")
+def llama_url() -> Iterator[str]:
+    command = [sys.executable, "-m", "penstock.engines.llamacpp_server", "--port", "0", "--alias", "tiny"]
+    command += ["--model-path", str(DEMO_MODEL / "demo.gguf"), "--n-threads", "1"]
+    engine = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert engine.stdout is not None
+    yield engine.stdout.readline().strip()
+    engine.stdout.close()
+    engine.terminate()
+    engine.wait(10)
+
+
+@pytest.mark.parametrize(
+    ("settings", "source"),
+    [
+        ({}, Source.SERVER),
+        ({"counting": Counting.LOCAL, "tokenizer": DEMO_MODEL}, Source.LOCAL),
+    ],
+)
+def test_a_real_model_reads_as_many_tokens_as_were_planned(
+    llama_url: str, settings: dict[str, Any], source: Source
+) -> None:
+    calibration = asyncio.run(calibrated(llama_url, sessions=True, **settings))
+    kinds = [(Kind("single", parse_lengths("12-200"), fixed(5)), 1.0), (TALK, 1.0)]
+    given = Workload("tiny", mix_of(kinds), calibration=calibration, stream=False)
+
+    pairs = asyncio.run(answered(llama_url, plan(given, None, 12)))
+
+    assert (calibration.source, calibration.exact, calibration.context_tokens) == (source, True, 2048)
+    assert [read for read, _ in pairs] == [planned for _, planned in pairs]
+
+
+async def answered(url: str, requests: Plan) -> list[tuple[int, int | None]]:
+    """What a server read of each request, and what was planned."""
+    client, endpoint = EngineClient(), Endpoint.parse(url)
+    pairs = []
+    for request in requests:
+        reply = await client.fetch(
+            endpoint.address,
+            b"POST",
+            endpoint.target(),
+            headers=endpoint.header_lines(),
+            body=request.body,
+            timeout_s=60.0,
+        )
+        pairs.append((json.loads(reply.body)["usage"]["prompt_tokens"], request.prompt_tokens))
+    client.close()
+    while client.connections(endpoint.address)[0]:
+        await asyncio.sleep(0)
+    return pairs
 
 
 # -- what a prefix cache finds is what was planned ----------------------------------------------------------------
@@ -292,7 +349,7 @@ def test_a_model_without_whole_words_has_estimated_lengths() -> None:
 
 
 def test_a_tokenizer_file_counts_where_the_server_does_not() -> None:
-    calibration = of(plain, tokenizer=DEMO_TOKENIZER)
+    calibration = of(plain, tokenizer=DEMO_MODEL)
 
     assert calibration.source is Source.LOCAL
 
@@ -301,7 +358,7 @@ def test_a_tokenizer_of_another_model_is_noticed() -> None:
     def letters(path: str, body: dict[str, Any]) -> tuple[int, Any]:
         return (200, usage(sum(map(len, contents(body))))) if path.startswith("/v1/chat") else (404, {})
 
-    calibration = of(letters, tokenizer=DEMO_TOKENIZER)
+    calibration = of(letters, tokenizer=DEMO_MODEL)
 
     assert not calibration.exact
     assert calibration.notes == (
