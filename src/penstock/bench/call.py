@@ -18,8 +18,9 @@ from penstock.engines.exchange import Exchange, MalformedResponseError, PhaseTim
 
 # After the end mark, servers end their response at once; one that does not is not waited for.
 END_WAIT_S = 1.0
-# Of a slow reader's connection, so that what it leaves unread is soon felt by the server.
-SLOW_READER_BUFFER_BYTES = 4096
+# Of a slow reader's connection: what it leaves unread waits at the server, all but this. With less, the windows of
+# TCP and not the reader would set the pace.
+SLOW_READER_BUFFER_BYTES = 32 * 1024
 
 _STREAMED = re.compile(rb'"stream"\s*:\s*true')
 _DURATION = re.compile(r"\s*([\w.-]+)\s*;(?:[^,]*;)?\s*dur=([0-9.]+)")

@@ -181,7 +181,6 @@ class Driver:
         await self._sleep_until(pace.ramp_s * (number + pace.offset) / max(1, pace.concurrency or 1))
         while not self._is_past(free_s := self._caller.now_s()) and (turns := await self._next_turns()):
             await self._converse(turns, free_s)
-        self._no_more.set()
 
     # -- both ---------------------------------------------------------------------------------------
 
@@ -208,28 +207,36 @@ class Driver:
         async with self._reading:
             first = await self._take()
             if first is None:
+                self._no_more.set()
                 return []
             turns = [first]
-            if first.session >= 0:
-                while (following := await self._take()) is not None:
-                    if following.session != first.session:
-                        self._plan.put_back(following)
-                        self.tally.taken -= 1
-                        break
-                    turns.append(following)
+            while first.session >= 0 and await self._continues(first.session):
+                following = await self._take()
+                assert following is not None
+                turns.append(following)
+            if self._plan.peek() is None and self._plan.ended:
+                self._no_more.set()
             return turns
 
+    async def _continues(self, session: int) -> bool:
+        """Whether the next request is of this session."""
+        await self._wait_for_plan()
+        following = self._plan.peek()
+        return following is not None and following.session == session
+
     async def _take(self) -> PlannedRequest | None:
-        waited = False
-        while (planned := self._plan.take()) is None:
-            if self._plan.ended:
-                return None
-            if not waited:
-                waited = True
-                self.tally.plan_waits += 1
-            await asyncio.sleep(PLAN_RETRY_S)
-        self.tally.taken += 1
+        await self._wait_for_plan()
+        planned = self._plan.take()
+        self.tally.taken += planned is not None
         return planned
+
+    async def _wait_for_plan(self) -> None:
+        """Returns when there is a next request, or the plan has ended."""
+        if self._plan.peek() is not None or self._plan.ended:
+            return
+        self.tally.plan_waits += 1
+        while self._plan.peek() is None and not self._plan.ended:  # noqa: ASYNC110 - it is a file that grows
+            await asyncio.sleep(PLAN_RETRY_S)
 
     async def _sleep_until(self, due_s: float) -> None:
         left_s = due_s - self._caller.now_s()

@@ -38,7 +38,7 @@ class Pacer:
     def __init__(self, on_ring: Callable[[], None], *, exact: bool = True) -> None:
         self._on_ring = on_ring
         self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
         self._fd = _timer_fd() if exact and sys.platform == "linux" else -1
         if self._fd >= 0:
             self._loop.add_reader(self._fd, self._rings)
@@ -50,8 +50,7 @@ class Pacer:
             return
         if self._timer is not None:
             self._timer.cancel()
-        delay_s = max(0.0, math.ceil((due_s - time.monotonic()) * 1000) / 1000)
-        self._timer = self._loop.call_later(delay_s, self._on_ring)
+        self._await(due_s)
 
     def close(self) -> None:
         """Rings no more."""
@@ -61,6 +60,14 @@ class Pacer:
             self._loop.remove_reader(self._fd)
             os.close(self._fd)
             self._fd = -1
+
+    def _await(self, due_s: float) -> None:
+        """The loop's timer may ring early by what its clock leaves out; then it is set again."""
+        left_s = due_s - time.monotonic()
+        if left_s > 0:
+            self._timer = self._loop.call_later(math.ceil(left_s * 1000) / 1000, self._await, due_s)
+        else:
+            self._timer = self._loop.call_soon(self._on_ring)
 
     def _rings(self) -> None:
         os.read(self._fd, 8)

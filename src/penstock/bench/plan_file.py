@@ -31,9 +31,21 @@ class PlanWriter:
     """Deals a plan out to several files; used as a context, which closes them.
 
     The turns of a session go to one file, and so does every n-th of the other requests.
+
+    Args:
+        ahead_requests, ahead_bytes: how far each file is written ahead of what was taken from it.
     """
 
-    def __init__(self, plan: Iterator[PlannedRequest], paths: Sequence[Path]) -> None:
+    def __init__(
+        self,
+        plan: Iterator[PlannedRequest],
+        paths: Sequence[Path],
+        *,
+        ahead_requests: int = AHEAD_REQUESTS,
+        ahead_bytes: int = AHEAD_BYTES,
+    ) -> None:
+        self._ahead_requests = ahead_requests
+        self._ahead_bytes = ahead_bytes
         self._plan: Iterator[PlannedRequest] | None = plan
         self._files: list[BinaryIO] = [path.open("wb") for path in paths]
         self._written = [0] * len(paths)
@@ -70,7 +82,7 @@ class PlanWriter:
             for size, count, written in zip(self._written_bytes, ahead, self._written, strict=True)
             if written
         )
-        return min(ahead) >= AHEAD_REQUESTS or ahead_bytes >= AHEAD_BYTES * len(self._files)
+        return min(ahead) >= self._ahead_requests or ahead_bytes >= self._ahead_bytes * len(self._files)
 
     def _write(self, planned: PlannedRequest) -> None:
         number = planned.session if planned.session >= 0 else planned.index
@@ -101,14 +113,21 @@ class PlanReader:
         self._file = path.open("rb", buffering=0)
         self._buffer = bytearray()
         self._at = 0
-        self._pushed: PlannedRequest | None = None
+        self._next: PlannedRequest | None = None
         self.ended = False
 
     def take(self) -> PlannedRequest | None:
         """The next request; None where there is none yet, or, once `ended` is true, ever."""
-        if self._pushed is not None:
-            planned, self._pushed = self._pushed, None
-            return planned
+        planned, self._next = self.peek(), None
+        return planned
+
+    def peek(self) -> PlannedRequest | None:
+        """What `take` would return."""
+        if self._next is None:
+            self._next = self._read()
+        return self._next
+
+    def _read(self) -> PlannedRequest | None:
         if self.ended or not self._have(_LENGTH_BYTES):
             return None
         size = int.from_bytes(self._buffer[self._at : self._at + _LENGTH_BYTES], "little")
@@ -120,10 +139,6 @@ class PlanReader:
         begin = self._at + _LENGTH_BYTES
         self._at = begin + size
         return _DECODER.decode(self._buffer[begin : self._at])
-
-    def put_back(self, planned: PlannedRequest) -> None:
-        """Has `take` return this request again."""
-        self._pushed = planned
 
     def close(self) -> None:
         """Closes the file."""
