@@ -48,6 +48,7 @@ def test_prompts_differ_from_their_first_words_on() -> None:
 
     assert max(common_words(one, other) for one, other in combinations(texts[:200], 2)) <= 4
     assert len({text[:60] for text in texts}) == 1000
+    assert len({text[-120:] for text in texts}) > 950
 
 
 def test_another_salt_makes_other_prompts_of_the_same_length() -> None:

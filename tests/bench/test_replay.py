@@ -167,6 +167,7 @@ def test_recorded_texts_can_be_counted() -> None:
     assert first.prompt_tokens == 10 + (9 + 3 - 1)
     assert second.prompt_tokens == 10 + 13 + (9 + 3 - 1) + (3 - 1) + (2 - 1)
     assert (first.output_tokens, second.output_tokens) == (3, 1)
+    assert (first.shared_tokens, second.shared_tokens) == (10, 10 + 9 + 3)
 
 
 def test_a_conversation_ends_before_it_outgrows_the_context() -> None:
