@@ -65,10 +65,10 @@ class _Outlet:
         except BlockingIOError:
             return
 
-    def say_last(self, word: Ended) -> None:
+    def say_last(self, word: Report | Ended) -> None:
         """Says it, however long that takes."""
         os.set_blocking(self._fd, True)
-        left = self._left + _encode(word) + b"\n"
+        left, self._left = self._left + _encode(word) + b"\n", b""
         while left:
             left = left[os.write(self._fd, left) :]
 
@@ -105,6 +105,7 @@ class _Worker:
         self._cpu_s = self._told_cpu_s = time.process_time()
         problem, hint = await self._load()
         health = self._health(ceiling_events_per_s)
+        self._outlet.say_last(self._progress())
         self._outlet.say_last(Ended(health=health, problem=problem, hint=hint))
 
     async def _load(self) -> tuple[str, str]:
