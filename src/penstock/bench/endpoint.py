@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from typing import Self
 from urllib.parse import urlsplit
@@ -14,6 +15,7 @@ from penstock.engines.exchange import Headers
 
 CHAT_PATH = "/v1/chat/completions"
 COMPLETIONS_PATH = "/v1/completions"
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -118,8 +120,8 @@ class Endpoint(msgspec.Struct, frozen=True):
             lines["authorization"] = f"Bearer {self.api_key}"
         lines |= {name.lower(): value for name, value in self.headers}
         for name, value in lines.items():
-            if not name or not f"{name}{value}".isprintable() or not f"{name}{value}".isascii():
-                raise EndpointError(f"header {name!r}: only printable ASCII can be sent")
+            if not _HEADER_NAME.fullmatch(name) or not (value.isascii() and value.isprintable()):
+                raise EndpointError(f"header {name!r}: only a name and printable ASCII can be sent")
             if name in ("host", "content-length", "transfer-encoding", "connection"):
                 raise EndpointError(f"header {name!r} is made by Penstock itself", hint="leave it out")
         return [(name.encode(), value.encode()) for name, value in lines.items()]
