@@ -21,6 +21,8 @@ from penstock.engines.client import ConnectRefusedError, Dialling, EngineClient,
 HOSTS_MAX = 16
 # A host that takes longer to accept a connection is left out, where its name has others.
 ACCEPT_S = 2.0
+# The code of the error where nobody answers, which is not the server's word on what was asked.
+UNREACHABLE = "unreachable"
 # The whole first look at a server, which may be busy.
 LOOK_S = 10.0
 
@@ -41,6 +43,7 @@ async def hosts_of(endpoint: Endpoint) -> tuple[str, ...]:
     except (OSError, UnicodeError) as error:
         raise EndpointError(
             f"{endpoint.url}: {endpoint.host} is no known host: {getattr(error, 'strerror', None) or error}",
+            code=UNREACHABLE,
             hint="is the name right, and can this machine look it up?",
         ) from None
     hosts = list(dict.fromkeys(str(entry[4][0]) for entry in found))[:HOSTS_MAX]
@@ -78,7 +81,7 @@ async def models_of(endpoint: Endpoint, *, timeout_s: float = LOOK_S) -> tuple[s
         )
     except PenstockError as error:
         raise EndpointError(
-            f"{endpoint.url}: {_words(endpoint, error)}", hint=_advice(endpoint, error)
+            f"{endpoint.url}: {_words(endpoint, error)}", code=UNREACHABLE, hint=_advice(endpoint, error)
         ) from None
     finally:
         client.close()

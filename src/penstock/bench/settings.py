@@ -27,7 +27,7 @@ from penstock.bench.workload import IgnoreEos
 from penstock.core.errors import PenstockError
 from penstock.core.units import parse_duration_s
 
-KEY_VARIABLES = ("PENSTOCK_BENCH_API_KEY", "OPENAI_API_KEY", "GATEWAY_API_KEYS")
+KEY_VARIABLES = ("PENSTOCK_BENCH_API_KEY", "OPENAI_API_KEY", "PENSTOCK_API_KEY", "GATEWAY_API_KEYS")
 CONCURRENCY = 8
 DURATION_S = 30.0
 WARMUP_S = 5.0
@@ -104,7 +104,7 @@ def read(options: Options, environ: Mapping[str, str] | None = None) -> Settings
         PenstockError: an option is wrong; the message names it.
     """
     environ = os.environ if environ is None else environ
-    load = _load(options)
+    load = load_of(options)
     duration_s, warmup_s = _times(options, load)
     if not 1 <= options.processes <= PROCESSES_MAX:
         raise SettingsError(f"processes: {options.processes} should be 1 to {PROCESSES_MAX}")
@@ -122,7 +122,7 @@ def read(options: Options, environ: Mapping[str, str] | None = None) -> Settings
         duration_s=duration_s,
         requests=options.requests,
         warmup_s=warmup_s,
-        ramp_s=_duration_s("ramp-up", options.ramp_up),
+        ramp_s=seconds("ramp-up", options.ramp_up),
         processes=options.processes,
         seed=options.seed,
         cache=Cache.checked(options.cache_share, options.cache_groups),
@@ -220,7 +220,13 @@ def _key_in(path: Path) -> str:
     return key
 
 
-def _load(options: Options) -> Load:
+def load_of(options: Options) -> Load:
+    """The load alone.
+
+    Raises:
+        SettingsError: what is said of it does not go together.
+        LoadError: there is no such load.
+    """
     kind, _, rest = options.arrivals.partition(":")
     rate, closed = options.rate, options.concurrency
     if rate is not None and closed is not None:
@@ -253,11 +259,11 @@ def _times(options: Options, load: Load) -> tuple[float | None, float]:
     """How long the load lasts, the warm-up with it, and the warm-up."""
     changing = load.kind in ("ramp", "staircase", "spike")
     if options.warmup:
-        warmup_s = _duration_s("warmup", options.warmup)
+        warmup_s = seconds("warmup", options.warmup)
     else:
         warmup_s = 0.0 if options.requests is not None or changing else WARMUP_S
     if options.duration:
-        duration_s = _duration_s("duration", options.duration)
+        duration_s = seconds("duration", options.duration)
         if duration_s <= 0:
             raise SettingsError(f"duration: {options.duration} should be above 0")
         return duration_s + (0.0 if changing else warmup_s), warmup_s
@@ -300,11 +306,11 @@ def _file_lines(path: str) -> Iterable[str]:
 def _timeouts(options: Options) -> Timeouts:
     first, stall = options.first_token_timeout, options.stall_timeout
     found = Timeouts(
-        connect_s=_duration_s("connect-timeout", options.connect_timeout),
-        first_token_s=_duration_s("first-token-timeout", first) if first else None,
-        stall_s=_duration_s("stall-timeout", stall) if stall else None,
-        total_s=_duration_s("timeout", options.timeout),
-        drain_s=_duration_s("drain", options.drain),
+        connect_s=seconds("connect-timeout", options.connect_timeout),
+        first_token_s=seconds("first-token-timeout", first) if first else None,
+        stall_s=seconds("stall-timeout", stall) if stall else None,
+        total_s=seconds("timeout", options.timeout),
+        drain_s=seconds("drain", options.drain),
     )
     for name in ("connect_s", "first_token_s", "stall_s", "total_s"):
         if getattr(found, name) == 0:
@@ -312,7 +318,12 @@ def _timeouts(options: Options) -> Timeouts:
     return found
 
 
-def _duration_s(name: str, written: str) -> float:
+def seconds(name: str, written: str) -> float:
+    """A duration.
+
+    Raises:
+        SettingsError: it is none.
+    """
     try:
         return parse_duration_s(written)
     except ValueError as error:
