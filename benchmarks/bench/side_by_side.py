@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bench import metered
+from benchmarks.bench.calm import OTHERS_SHARE_MAX, busy_s, process_cpu_s, share_of, wait_for_calm
 from benchmarks.bench.expected import Load, Told, dispersion
 from benchmarks.bench.own import Penstock
 from benchmarks.bench.peers import PEERS, Place, Tool, write_tokenizer
@@ -35,6 +36,8 @@ TIMEOUT_S = 180.0
 TRUTH_TIMEOUT_S = 10.0
 # Of the loads that cost is told of: the least of so many runs, as noise only adds.
 COST_RUNS = 2
+# A run that others disturbed is made again; the calmest counts.
+TRIES_MAX = 3
 SAID = "said.txt"
 
 CLOSED = tuple(
@@ -59,6 +62,7 @@ class Run:
     cpu_s: float = 0.0
     wall_s: float = 0.0
     largest_process_mb: float = 0.0
+    others_share: float = 0.0  # of the machine, that was used by what was none of ours
     failure: str = ""
 
 
@@ -85,9 +89,11 @@ class Sitting:
     Args:
         cache: where they are installed.
         scratch: for their results.
+        patience_s: how long to wait for others on this machine to be quiet, before each run.
     """
 
-    def __init__(self, cache: Path, scratch: Path) -> None:
+    def __init__(self, cache: Path, scratch: Path, patience_s: float = 60.0) -> None:
+        self._patience_s = patience_s
         self._cache = cache
         self._scratch = scratch
         self._tokenizer = scratch / "tokenizer"
@@ -112,16 +118,28 @@ class Sitting:
         return results
 
     def run(self, tool: Tool, venv: Path, load: Load) -> tuple[Run, list[float]]:
-        """One run, and when its requests came to the server, seconds."""
+        """The calmest of some runs, and when its requests came to the server, seconds."""
         if load.rate_per_s and load.concurrency and not tool.caps_open_loops:
             return Run(failure="it has no such cap"), []
-        say(f"{tool.name}: {load}")
+        tries: list[tuple[Run, list[float]]] = []
+        while len(tries) < TRIES_MAX:
+            wait_for_calm(self._patience_s)
+            say(f"{tool.name}: {load}")
+            tries.append(self._run(tool, venv, load))
+            if tries[-1][0].failure or tries[-1][0].others_share <= OTHERS_SHARE_MAX:
+                return tries[-1]
+        return min(tries, key=lambda tried: tried[0].others_share)
+
+    def _run(self, tool: Tool, venv: Path, load: Load) -> tuple[Run, list[float]]:
         out = self._scratch / "out"
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir()
-        with truth_server() as url:
+        with truth_server() as (url, pid):
             place = Place(venv, f"{url}/{load.case}", self._tokenizer, out)
+            before_s, server_s = busy_s(), process_cpu_s(pid)
             run = self._metered(tool, tool.argv(load, place), out)
+            others_s = busy_s() - before_s - run.cpu_s - (process_cpu_s(pid) - server_s)
+            run.others_share = share_of(others_s, run.wall_s)
             arrivals = [times[0] for _, times in fetched(f"{url}/log")]
         if not run.failure:
             try:
@@ -181,8 +199,8 @@ class Sitting:
 
 
 @contextmanager
-def truth_server() -> Iterator[str]:
-    """The URL of a server of known timing that nobody has asked so far."""
+def truth_server() -> Iterator[tuple[str, int]]:
+    """The URL and process of a server of known timing that nobody has asked so far."""
     process = subprocess.Popen(
         (sys.executable, "-m", "benchmarks.bench.truth"),
         cwd=ROOT,
@@ -192,7 +210,7 @@ def truth_server() -> Iterator[str]:
     )
     assert process.stdout is not None
     try:
-        yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+        yield f"http://127.0.0.1:{int(process.stdout.readline())}", process.pid
     finally:
         process.terminate()
         process.wait()

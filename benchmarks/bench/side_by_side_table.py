@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from benchmarks.bench.calm import OTHERS_SHARE_MAX
 from benchmarks.bench.expected import (
     OFF_MS,
     OFF_PER_TOKEN_MS,
@@ -46,6 +47,7 @@ def table(all_results: Sequence[Results], loads: Mapping[str, Load], machine: st
         *_costs(there),
         "",
         *(f"- {results.name}: {results.remark}." for results in there if results.remark),
+        *_disturbed(there),
         *(f"- {results.name}: {note}" for results in there for note in results.notes),
         *(
             f"- {results.name} could not be had: {results.absent}"
@@ -54,6 +56,16 @@ def table(all_results: Sequence[Results], loads: Mapping[str, Load], machine: st
         ),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _disturbed(there: Sequence[Results]) -> list[str]:
+    """Which runs did not have the machine for themselves."""
+    return [
+        f"- {results.name}, {name}: others used {run.others_share:.0%} of the machine meanwhile."
+        for results in there
+        for name, run in results.cases.items()
+        if run.others_share > OTHERS_SHARE_MAX
+    ]
 
 
 def _truths(there: Sequence[Results], loads: Mapping[str, Load]) -> list[str]:

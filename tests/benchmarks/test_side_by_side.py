@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from benchmarks.bench.calm import busy_s, process_cpu_s, share_of
 from benchmarks.bench.expected import Load, Told, dispersion, expected, is_right, waits
 from benchmarks.bench.peers import Place, Tool, write_tokenizer
 from benchmarks.bench.side_by_side import ROOT, Results, Sitting
@@ -129,8 +131,20 @@ def test_a_process_that_nobody_waits_for_is_metered_too(tmp_path: Path) -> None:
     assert used["cpu_s"] > 0.3
 
 
+def test_what_others_use_of_the_machine_is_a_part_of_it() -> None:
+    before_s, own_s = busy_s(), process_cpu_s(os.getpid())
+
+    while process_cpu_s(os.getpid()) - own_s < 0.1:
+        pass
+
+    assert busy_s() - before_s >= 0.09
+    assert process_cpu_s(2**30) == 0.0
+    assert share_of(0.5, 1.0) == 0.5 / (os.cpu_count() or 1)
+    assert (share_of(-1.0, 1.0), share_of(99.0, 0.1), share_of(1.0, 0.0)) == (0.0, 1.0, 0.0)
+
+
 def test_a_tool_is_put_beside_the_truth_and_its_wrong_time_is_bold(tmp_path: Path) -> None:
-    sitting = Sitting(tmp_path / "cache", tmp_path)
+    sitting = Sitting(tmp_path / "cache", tmp_path, patience_s=0)
     tool = Odd(tmp_path)
 
     run, arrivals = sitting.run(tool, tmp_path, Load("base"))
@@ -153,7 +167,7 @@ def test_a_tool_that_cannot_be_had_is_named_with_the_reason(tmp_path: Path) -> N
     class Absent(Odd):
         package = Package("odd", "odd", python_min=(99, 0))
 
-    results = Sitting(tmp_path / "cache", tmp_path).all_of(Absent(tmp_path), quick=True)
+    results = Sitting(tmp_path / "cache", tmp_path, patience_s=0).all_of(Absent(tmp_path), quick=True)
 
     assert "- odd could not be had: it needs Python 99.0" in table([results], {}, "")
 
