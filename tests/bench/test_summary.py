@@ -99,6 +99,30 @@ def test_the_warm_up_is_counted_and_in_nothing_else() -> None:
     assert summary.all.window.begins_s == 10.0
 
 
+def test_what_was_under_way_when_the_window_began_is_part_of_what_went_through_it() -> None:
+    # Four places, answers of two seconds: two a second, for ten seconds, of which the first four are the warm-up.
+    samples = [
+        answer(
+            place + 4 * turn,
+            at_s=place / 2 + 2 * turn,
+            ttft_s=0.1,
+            gap_s=0.125,
+            tail_s=0.02,
+            stage=-1 if place / 2 + 2 * turn < 4 else 0,
+        )
+        for turn in range(6)
+        for place in range(4)
+    ]
+
+    whole = summarize(samples, [Stage("concurrency 4", 4.0, 10.0, concurrency=4)]).all
+
+    assert (whole.window.begins_s, whole.window.ends_s) == (4.0, 10.0)
+    assert whole.throughput.completed_per_s == pytest.approx(2.0)
+    assert whole.throughput.in_flight_mean == pytest.approx(4.0, rel=0.01)
+    assert whole.throughput.output_tokens_per_s == pytest.approx(32.0, rel=0.1)
+    assert whole.window.steady is not False
+
+
 def test_a_stage_lasts_as_planned_and_drains_outside_of_it() -> None:
     samples = [answer(number, at_s=0.1 + number / 10) for number in range(99)]
 

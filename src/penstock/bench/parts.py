@@ -11,6 +11,7 @@ from penstock.bench.result import Distribution, Goodput, Part, Throughput, Windo
 from penstock.bench.rows import Rows
 from penstock.bench.sample import Cause
 from penstock.bench.slo import Slo
+from penstock.bench.steps import Steps
 from penstock.bench.tally import Tally, counts
 from penstock.core.stats import share_interval
 
@@ -48,7 +49,8 @@ def part(
     tallies = {
         key: tally for key, tally in book.tallies.items() if kind in (None, key[0]) and key[1] in windows
     }
-    rows = _rows(book, kind, windows)
+    around = _rows(book, kind)
+    rows = [row for row in around if book.rows.stage[row] in windows]
     within = [row for row in rows if _inside(book.rows.scheduled_s[row], windows[book.rows.stage[row]])]
     return Part(
         label=label,
@@ -56,16 +58,17 @@ def part(
         stage=stage,
         window=_joined(list(windows.values())),
         counts=counts(tallies.values()),
-        throughput=_throughput(book.rows, rows, within, windows, tallies),
-        goodput=_goodput(book.rows, rows, within, windows, book.slo) if book.slo else None,
+        throughput=_throughput(book, around, within, windows, kind),
+        goodput=_goodput(book.rows, around, within, windows, book.slo) if book.slo else None,
         measures=_measures(book.rows, within, drawn=drawn),
     )
 
 
-def _rows(book: Book, kind: str | None, windows: Mapping[int, Window]) -> list[int]:
+def _rows(book: Book, kind: str | None) -> list[int]:
+    """All requests of a prompt type, those of the warm-up and of every stage."""
     rows = book.rows
     code = None if kind is None else rows.kind_code(kind)
-    return [row for row in book.order if code in (None, rows.kind[row]) and rows.stage[row] in windows]
+    return [row for row in book.order if code in (None, rows.kind[row])]
 
 
 def _inside(at_s: float, window: Window) -> bool:
@@ -92,57 +95,64 @@ def _length_s(windows: Mapping[int, Window]) -> float:
     return sum(window.length_s for window in windows.values())
 
 
-def _ended_inside(rows: Rows, each: Sequence[int], windows: Mapping[int, Window]) -> list[int]:
+def _ended_inside(rows: Rows, around: Sequence[int], windows: Mapping[int, Window]) -> list[int]:
     return [
         row
-        for row in each
-        if rows.cause_of(row) is Cause.NONE and _inside(rows.ended_s[row], windows[rows.stage[row]])
+        for row in around
+        if rows.cause_of(row) is Cause.NONE
+        and any(_inside(rows.ended_s[row], window) for window in windows.values())
     ]
 
 
 def _throughput(
-    rows: Rows,
-    each: Sequence[int],
+    book: Book,
+    around: Sequence[int],
     within: Sequence[int],
     windows: Mapping[int, Window],
-    tallies: Mapping[tuple[str, int], Tally],
+    kind: str | None,
 ) -> Throughput:
-    length_s = _length_s(windows)
+    """What went through in the windows, also of requests that were sent before them: a window that left out what was
+    under way when it began would have less than the server did."""
+    rows, length_s = book.rows, _length_s(windows)
     if length_s <= 0:
         return Throughput()
-    ended = _ended_inside(rows, each, windows)
+    of_kind = {key: tally for key, tally in book.tallies.items() if kind in (None, key[0])}
+    own = [tally for key, tally in of_kind.items() if key[1] in windows]
+    ended = _ended_inside(rows, around, windows)
     prompts = rows.values["input_tokens"]
-    edges = {stage: (window.begins_s, window.ends_s) for stage, window in windows.items()}
-    mean, most = _in_flight(rows, each, windows)
+    mean, most = _in_flight(rows, around, windows)
     kept = rows.share * length_s
     return Throughput(
         offered_per_s=len(within) / kept,
         completed_per_s=len(ended) / kept,
-        output_tokens_per_s=sum(tally.whole_tokens.between(*edges[key[1]]) for key, tally in tallies.items())
-        / length_s,
-        all_output_tokens_per_s=sum(
-            tally.all_tokens.between(*edges[key[1]]) for key, tally in tallies.items()
-        )
+        output_tokens_per_s=_arrived([tally.whole_tokens for tally in of_kind.values()], windows) / length_s,
+        all_output_tokens_per_s=_arrived([tally.all_tokens for tally in of_kind.values()], windows)
         / length_s,
         input_tokens_per_s=sum(prompts[row] for row in ended if prompts[row] == prompts[row]) / kept,
-        output_tokens=sum(tally.output_tokens for tally in tallies.values()),
-        input_tokens=sum(tally.input_tokens for tally in tallies.values()),
-        wasted_output_tokens=sum(tally.wasted_tokens for tally in tallies.values()),
+        output_tokens=sum(tally.output_tokens for tally in own),
+        input_tokens=sum(tally.input_tokens for tally in own),
+        wasted_output_tokens=sum(tally.wasted_tokens for tally in own),
         in_flight_mean=mean / rows.share,
         in_flight_max=round(most / rows.share),
     )
 
 
-def _in_flight(rows: Rows, each: Sequence[int], windows: Mapping[int, Window]) -> tuple[float, int]:
+def _arrived(tokens: Sequence[Steps], windows: Mapping[int, Window]) -> float:
+    return sum(
+        steps.between(window.begins_s, window.ends_s) for steps in tokens for window in windows.values()
+    )
+
+
+def _in_flight(rows: Rows, around: Sequence[int], windows: Mapping[int, Window]) -> tuple[float, int]:
     """Mean and most of the kept requests under way in the windows."""
     busy_s = 0.0
     changes: list[tuple[float, int]] = []
-    for row in each:
-        window = windows[rows.stage[row]]
-        begin, end = max(rows.scheduled_s[row], window.begins_s), min(rows.ended_s[row], window.ends_s)
-        if end >= begin:
-            busy_s += end - begin
-            changes += ((begin, 1), (end, -1))
+    for row in around:
+        for window in windows.values():
+            begin, end = max(rows.scheduled_s[row], window.begins_s), min(rows.ended_s[row], window.ends_s)
+            if end >= begin:
+                busy_s += end - begin
+                changes += ((begin, 1), (end, -1))
     now = most = 0
     for _, change in sorted(changes):  # at one moment, what ends comes first
         now += change
@@ -151,13 +161,13 @@ def _in_flight(rows: Rows, each: Sequence[int], windows: Mapping[int, Window]) -
 
 
 def _goodput(
-    rows: Rows, each: Sequence[int], within: Sequence[int], windows: Mapping[int, Window], slo: Slo
+    rows: Rows, around: Sequence[int], within: Sequence[int], windows: Mapping[int, Window], slo: Slo
 ) -> Goodput:
     good = sum(rows.good[row] == 1 for row in within)
     judged = sum(rows.good[row] >= 0 for row in within)
     low, high = share_interval(good, judged)
     length_s = _length_s(windows)
-    ended = sum(rows.good[row] == 1 for row in _ended_inside(rows, each, windows))
+    ended = sum(rows.good[row] == 1 for row in _ended_inside(rows, around, windows))
     return Goodput(
         slo=slo.text,
         good=good,

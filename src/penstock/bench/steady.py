@@ -40,6 +40,8 @@ class Course:
         ttft_s: of each, NaN where it has none.
         e2e_s: of each; of one that was cut off or timed out, how long it had lasted by then; NaN of others.
         begins_s, ends_s: of the stage.
+        others_s: when requests of the warm-up and of other stages were scheduled and ended, since those that are still
+            under way when a stage begins are its load too.
     """
 
     scheduled_s: Sequence[float]
@@ -48,6 +50,7 @@ class Course:
     e2e_s: Sequence[float]
     begins_s: float
     ends_s: float
+    others_s: Sequence[tuple[float, float]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +149,7 @@ def _drift_in_flight(course: Course, cut: int) -> str:
         return ""
     edges = [begins_s + step_s * i for i in range(MEANS + 1)]
     busy_s = [0.0] * MEANS
-    for begin, end in zip(course.scheduled_s, course.ended_s, strict=True):
+    for begin, end in (*zip(course.scheduled_s, course.ended_s, strict=True), *course.others_s):
         first = max(0, int((begin - begins_s) / step_s))
         last = min(MEANS - 1, int((end - begins_s) / step_s)) if end >= begins_s else -1
         for i in range(first, last + 1):

@@ -81,7 +81,11 @@ def summarize(
         for number in sorted(reading.seen_stages)[:STAGES_MAX]
     }
     book = Book(rows, order, reading.tallies, windows, slo)
-    kinds, labels = sorted(rows.kinds), {number: _label(stages, number) for number in windows}
+    measured = {key: tally for key, tally in reading.tallies.items() if key[1] > WARMUP}
+    kinds, labels = (
+        sorted({kind for kind, _ in measured}),
+        {number: _label(stages, number) for number in windows},
+    )
     whole = part(book, "all")
     summary = Summary(
         all=whole,
@@ -97,11 +101,11 @@ def summarize(
         over_time=over_time(reading.flow, rows, order, reading.tallies.values()),
         failures=reading.failures(),
         cache=reading.cache(beside, expected_cache_share),
-        kept=Kept(len(rows), rows.share, len(rows.gaps), rows.gaps_share),
+        kept=Kept(sum(stage > WARMUP for stage in rows.stage), rows.share, len(rows.gaps), rows.gaps_share),
         client=client,
     )
     left = len(reading.seen_stages) - len(windows)
-    return msgspec.structs.replace(summary, notes=notes(summary, list(reading.tallies.values()), left))
+    return msgspec.structs.replace(summary, notes=notes(summary, list(measured.values()), left))
 
 
 def _cells(book: Book, kinds: Sequence[str], labels: dict[int, str]) -> list[Part]:
@@ -145,6 +149,11 @@ def _window(rows: Rows, order: Sequence[int], number: int, stage: Stage | None, 
         e2e_s=[rows.lasted_s[row] for row in mine],
         begins_s=begins_s,
         ends_s=ends_s,
+        others_s=[
+            (rows.scheduled_s[row], rows.ended_s[row])
+            for row in order
+            if rows.stage[row] != number and rows.scheduled_s[row] < ends_s and rows.ended_s[row] > begins_s
+        ],
     )
     found = settled(course)
     left_out = round(found.cut / rows.share)
@@ -173,21 +182,23 @@ class _Reading:
         """Reads one request."""
         if sample.ended_s is not None:
             self.last_s = max(self.last_s, sample.ended_s)
+        kind = self.rows.kinds[self.rows.kind_code(sample.kind)]
+        self.tallies.setdefault((kind, sample.stage), Tally()).add(sample)
+        self.flow.add(sample)
         if sample.stage <= WARMUP:
+            # It is in no latency, but what of it comes later is what the server does then.
             self.warmup += 1
             self.warmup_last_s = max(self.warmup_last_s, sample.scheduled_s)
+            self.rows.add(sample)
             return
         self._requests += 1
         self.seen_stages.add(sample.stage)
-        kind = self.rows.kinds[self.rows.kind_code(sample.kind)]
-        self.tallies.setdefault((kind, sample.stage), Tally()).add(sample)
         met = judged(self._slo, sample) if self._slo else None
         self.rows.add(
             sample,
             met.good if met else None,
             sum(self._bits[name] for name in met.missed) if met else 0,
         )
-        self.flow.add(sample)
         if is_failure(sample.cause):
             self._add_failure(sample)
         if sample.cached_tokens is not None and sample.prompt_tokens:
