@@ -12,6 +12,7 @@ from typing import TypeVar
 import pytest
 
 from penstock.bench.beside import REASONS_MAX, Beside, Readings, Source, SourceError, SourceKind
+from penstock.bench.energy import Price
 from penstock.engines.client import FETCH_BYTES_MAX, EngineClient
 from tests.e2e.processes import ready_gateway, remote, sim_engine
 
@@ -177,6 +178,29 @@ def test_reasons_from_outside_stay_bounded() -> None:
 
     assert len(readings.notes) <= REASONS_MAX + 1
     assert any("other reasons" in note for note in readings.notes)
+
+
+def test_gpus_of_an_exporter_cost_what_their_power_says() -> None:
+    price = Price(per_gpu_hour=2.0)
+    gpu = reply(
+        b'DCGM_FI_DEV_GPU_TEMP{gpu="0"} 60\nDCGM_FI_DEV_GPU_TEMP{gpu="1"} 61\n'
+        b'DCGM_FI_DEV_POWER_USAGE{gpu="0"} 300\nDCGM_FI_DEV_POWER_USAGE{gpu="1"} 100\n'
+    )
+
+    async def work(client: EngineClient) -> Readings:
+        async with page(lambda n: gpu) as (server, url):
+            beside = Beside([Source(url, SourceKind.GPU)], client, every_s=OFTEN_S)
+            await beside.start()
+            await until(lambda: server.asked > 3)
+            return await beside.stop(0.0)
+
+    spent = run(work).gpu_cost(10.0, 1_000_000, price)
+
+    assert spent is not None
+    assert spent.gpus == 2
+    assert spent.energy_j == pytest.approx(4000.0)
+    assert spent.gpu_money_per_million_tokens == pytest.approx(2 * 2.0 * 10 / 3600)
+    assert Readings([], {}, {}, []).gpu_cost(10.0, 1, price) is None
 
 
 def test_no_pages_are_nothing_to_read() -> None:

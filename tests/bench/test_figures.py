@@ -83,8 +83,12 @@ def test_a_gateway_and_a_gpu_exporter_are_read_by_tables_of_their_own() -> None:
     gpu = b'DCGM_FI_DEV_POWER_USAGE{gpu="0"} 300.5\nDCGM_FI_DEV_POWER_USAGE{gpu="1"} 200\n'
     gpu += b'DCGM_FI_DEV_GPU_UTIL{gpu="0"} 90\nDCGM_FI_DEV_GPU_UTIL{gpu="1"} 50\n'
 
-    assert read(gateway, GATEWAY) == {"gateway_waiting": 3.0}
-    assert read(gpu, GPU) == {"gpu_utilization_percent": 70.0, "gpu_power_w": 500.5}
+    gpu += b'DCGM_FI_DEV_GPU_TEMP{gpu="0"} 60\nDCGM_FI_DEV_GPU_TEMP{gpu="1"} 70\n'
+    waiting = {"gateway_waiting": 3.0}
+    told = {"gpus": 2.0, "gpu_utilization_percent": 70.0, "gpu_power_w": 500.5, "gpu_temperature_c": 70.0}
+
+    assert read(gateway, GATEWAY) == waiting
+    assert read(gpu, GPU) == told
 
 
 @pytest.mark.parametrize(

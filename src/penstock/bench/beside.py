@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from penstock.bench import figures
+from penstock.bench.energy import Cost, Price, cost, energy_j
 from penstock.bench.series import Point, Series, growth, together
 from penstock.core.address import Address
 from penstock.core.errors import DeadlineError, PenstockError
@@ -145,6 +146,18 @@ class Readings(msgspec.Struct):
             if figure in source.series
         ]
         return sum(grown) if grown else None
+
+    def gpu_cost(self, seconds: float, output_tokens: int, price: Price) -> Cost | None:
+        """What the GPUs of the exporters cost over a load of so many seconds and tokens; None where none was read."""
+        gpus = [source.series for source in self.sources if source.kind is SourceKind.GPU and source.series]
+        if not gpus:
+            return None
+        energies = [
+            energy_j(of.get("gpu_power_w", []), of.get("gpu_energy_mj", []), 0.0, seconds) for of in gpus
+        ]
+        told = [energy for energy in energies if energy is not None]
+        count = sum(round(max(value for _, value in of["gpus"])) for of in gpus if "gpus" in of)
+        return cost(sum(told) if told else None, seconds, count, output_tokens, price)
 
 
 class Beside:

@@ -28,6 +28,7 @@ class Figure:
         counter: it only grows, and its growth is what tells; else it is a level.
         most: a larger value is no value.
         together: makes one number of several samples, and of several engines.
+        in_page: makes one number of a page's samples, where that is done in another way; None is `together`.
     """
 
     name: str
@@ -35,13 +36,14 @@ class Figure:
     counter: bool = False
     most: float = COUNT_MAX
     together: Together = sum
+    in_page: Together | None = None
 
     def value(self, body: bytes) -> float | None:
         """Its value in a page; None where the page has it not."""
         for added in self.names:
             values = [values_of(body, (name,), self.most) for name in added]
             if all(values):
-                return sum(self.together(each) for each in values)
+                return sum((self.in_page or self.together)(each) for each in values)
         return None
 
 
@@ -106,6 +108,10 @@ GATEWAY = (
 )
 
 
+def _count(values: Iterable[float]) -> float:
+    return sum(1 for _ in values)
+
+
 def _mean(values: Iterable[float]) -> float:
     numbers = list(values)
     return sum(numbers) / len(numbers)
@@ -113,6 +119,7 @@ def _mean(values: Iterable[float]) -> float:
 
 # The exporter's own units, which its names do not tell: percent, MiB, watts, degrees, MHz and millijoules.
 GPU = (
+    Figure("gpus", ((b"DCGM_FI_DEV_GPU_TEMP",),), in_page=_count),
     _level("gpu_utilization_percent", b"DCGM_FI_DEV_GPU_UTIL", most=100.0, together=_mean),
     _level("gpu_memory_utilization_percent", b"DCGM_FI_DEV_MEM_COPY_UTIL", most=100.0, together=_mean),
     _level("gpu_memory_used_mib", b"DCGM_FI_DEV_FB_USED"),
