@@ -49,6 +49,7 @@ class Generated:
         client: how they fared.
         interrupted: whether it ended before its time: it was told to stop, or it could not go on.
         started_at: start of the load, seconds since the epoch.
+        zero_s: the same on the clock of `time.monotonic`, for what was measured beside it.
         wall_s: from the start to the end of the last request, seconds.
         problems: what went wrong with the load generators themselves; empty in a good run.
     """
@@ -58,6 +59,7 @@ class Generated:
     client: ClientHealth
     interrupted: bool
     started_at: float
+    zero_s: float
     wall_s: float
     problems: tuple[str, ...] = ()
 
@@ -216,6 +218,7 @@ class _Load:
             client=client_health([g.ended.health for g in self._generators if g.ended]),
             interrupted=self._interrupted,
             started_at=self._started_at,
+            zero_s=self._zero_s,
             wall_s=self._wall_s,
             problems=tuple(self._problems),
         )

@@ -183,7 +183,7 @@ class _Worker:
             stale_connections=counts.stale_connections,
             connections_refused_here=counts.connections_refused_here,
             plan_waits=tally.plan_waits,
-            rss_max_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB,
+            rss_max_bytes=_rss_max_bytes(),
         )
 
 
@@ -211,6 +211,15 @@ def _connections_max() -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         soft = hard
     return max(1, soft - OTHER_FILES_MAX)
+
+
+def _rss_max_bytes() -> int:
+    """The most memory that this program held; getrusage's figure has what the parent held before it began."""
+    try:
+        told = Path("/proc/self/status").read_text()
+    except OSError:  # no Linux
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB
+    return next((int(line.split()[1]) * _KIB for line in told.splitlines() if line.startswith("VmHWM:")), 0)
 
 
 def _settle_garbage() -> None:
