@@ -14,6 +14,7 @@ import msgspec
 
 from penstock.bench.arrivals import schedule
 from penstock.bench.beside import Readings
+from penstock.bench.energy import Cost, Price
 from penstock.bench.finished import Finished
 from penstock.bench.instruments import Instruments
 from penstock.bench.options import Options
@@ -120,7 +121,7 @@ class _Run:
         )
         summary.notes += planned.tally.notes()
         meta = self._meta(generated, workload, prepared)
-        cost = power.cost(summary.all.throughput.output_tokens, settings.price) if power else None
+        cost = _cost(summary.all.throughput.output_tokens, generated.wall_s, settings.price, readings, power)
         report = Report(meta, summary, readings, power, cost, picks.all())
         if settings.output is not None:
             folder.write(report)
@@ -250,6 +251,15 @@ def _workload(settings: Settings, prepared: Prepared) -> Workload:
         extra=settings.extra,
         salt=secrets.token_hex(4),
     )
+
+
+def _cost(
+    output_tokens: int, wall_s: float, price: Price, readings: Readings | None, power: PowerReadings | None
+) -> Cost | None:
+    """The cost of the GPUs that were read: this machine's, else those of an exporter; None without any."""
+    if power is not None and power.gpus:
+        return power.cost(output_tokens, price)
+    return readings.gpu_cost(wall_s, output_tokens, price) if readings is not None else None
 
 
 def _after_warmup(stage: Stage, warmup_s: float) -> Stage:
