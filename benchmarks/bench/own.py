@@ -20,6 +20,7 @@ class Penstock(Tool):
     name = "penstock"
     package = Package("runtime", "uvloop", options=("--require-hashes",))
     locks = ROOT / "requirements"
+    remark = "without usage it takes each chunk for a token, and says so; an open loop has no cap"
     caps_open_loops = False
 
     def version(self) -> str:
@@ -39,7 +40,6 @@ class Penstock(Tool):
                 "penstock",
                 "bench",
                 "run",
-                "--url",
                 place.url,
                 "--model",
                 "truth",

@@ -36,8 +36,6 @@ TIMEOUT_S = 180.0
 TRUTH_TIMEOUT_S = 10.0
 # Of the loads that cost is told of: the least of so many runs, as noise only adds.
 COST_RUNS = 2
-# A run that others disturbed is made again; the calmest counts.
-TRIES_MAX = 3
 SAID = "said.txt"
 
 CLOSED = tuple(
@@ -90,10 +88,12 @@ class Sitting:
         cache: where they are installed.
         scratch: for their results.
         patience_s: how long to wait for others on this machine to be quiet, before each run.
+        tries: a run that others disturbed is made again, so often in all; the calmest counts.
     """
 
-    def __init__(self, cache: Path, scratch: Path, patience_s: float = 60.0) -> None:
+    def __init__(self, cache: Path, scratch: Path, patience_s: float = 60.0, tries: int = 3) -> None:
         self._patience_s = patience_s
+        self._tries = tries
         self._cache = cache
         self._scratch = scratch
         self._tokenizer = scratch / "tokenizer"
@@ -122,7 +122,7 @@ class Sitting:
         if load.rate_per_s and load.concurrency and not tool.caps_open_loops:
             return Run(failure="it has no such cap"), []
         tries: list[tuple[Run, list[float]]] = []
-        while len(tries) < TRIES_MAX:
+        while len(tries) < self._tries:
             wait_for_calm(self._patience_s)
             say(f"{tool.name}: {load}")
             tries.append(self._run(tool, venv, load))
@@ -234,21 +234,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tools", default=",".join(tools), help="some of %(default)s")
     parser.add_argument("--quick", action="store_true", help="the closed loops alone")
+    parser.add_argument("--patience", type=float, default=60.0, help="to wait for a calm machine, seconds")
+    parser.add_argument("--tries", type=int, default=3, help="of a run that others disturb")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "benchmarks")
     arguments = parser.parse_args()
     unknown = set(arguments.tools.split(",")) - set(tools)
     if unknown:
         parser.error(f"--tools: {', '.join(sorted(unknown))}: it knows {', '.join(tools)}")
+    all_results: list[Results] = []
     with tempfile.TemporaryDirectory() as scratch:
-        sitting = Sitting(cache_folder(), Path(scratch))
-        all_results = [sitting.all_of(tools[name], arguments.quick) for name in arguments.tools.split(",")]
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    told = {"machine": machine, "tools": [asdict(results) for results in all_results]}
-    (arguments.out / "load_testers.json").write_text(json.dumps(told, indent=1))
-    shown = table(all_results, {**{load.case: load for load in CLOSED}, **QUEUES}, machine)
-    (arguments.out / "load_testers.md").write_text(shown)
+        sitting = Sitting(cache_folder(), Path(scratch), arguments.patience, arguments.tries)
+        for name in arguments.tools.split(","):
+            all_results.append(sitting.all_of(tools[name], arguments.quick))
+            shown = written(all_results, arguments.out)  # after each tool: a sitting is long
     print(shown)
+
+
+def written(all_results: Sequence[Results], out: Path) -> str:
+    """Writes the numbers and the table, and returns the table."""
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    told = {"machine": machine, "tools": [asdict(results) for results in all_results]}
+    shown = table(all_results, {**{load.case: load for load in CLOSED}, **QUEUES}, machine)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "load_testers.json").write_text(json.dumps(told, indent=1))
+    (out / "load_testers.md").write_text(shown)
+    return shown
 
 
 if __name__ == "__main__":

@@ -144,7 +144,7 @@ def test_what_others_use_of_the_machine_is_a_part_of_it() -> None:
 
 
 def test_a_tool_is_put_beside_the_truth_and_its_wrong_time_is_bold(tmp_path: Path) -> None:
-    sitting = Sitting(tmp_path / "cache", tmp_path, patience_s=0)
+    sitting = Sitting(tmp_path / "cache", tmp_path, patience_s=0, tries=1)
     tool = Odd(tmp_path)
 
     run, arrivals = sitting.run(tool, tmp_path, Load("base"))
@@ -167,7 +167,9 @@ def test_a_tool_that_cannot_be_had_is_named_with_the_reason(tmp_path: Path) -> N
     class Absent(Odd):
         package = Package("odd", "odd", python_min=(99, 0))
 
-    results = Sitting(tmp_path / "cache", tmp_path, patience_s=0).all_of(Absent(tmp_path), quick=True)
+    results = Sitting(tmp_path / "cache", tmp_path, patience_s=0, tries=1).all_of(
+        Absent(tmp_path), quick=True
+    )
 
     assert "- odd could not be had: it needs Python 99.0" in table([results], {}, "")
 
