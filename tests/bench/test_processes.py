@@ -13,6 +13,7 @@ import pytest
 
 from penstock.bench.endpoint import Endpoint, EndpointError
 from penstock.bench.plan import PlannedRequest
+from penstock.bench.plan_file import AHEAD_REQUESTS
 from penstock.bench.processes import Generated, GeneratorError, Progress, Timeouts, generate
 from penstock.bench.sample import Cause
 from tests.bench.test_spool import room_for
@@ -258,3 +259,40 @@ def test_a_name_with_two_addresses_is_dialled_where_it_answers(tmp_path: Path) -
             )
 
     assert {sample.cause for sample in run(whole()).samples()} == {Cause.NONE}
+
+
+def test_a_plan_that_breaks_amid_the_load_ends_it_with_what_was_measured(tmp_path: Path) -> None:
+    def broken() -> Iterable[PlannedRequest]:
+        for index in range(AHEAD_REQUESTS):
+            yield planned(index, body=b"{}", at_s=0.0 if index < 500 else 60.0)
+        raise ValueError("line 7 of the trace")
+
+    async def nothing(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            await peer.say(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+
+    generated, _ = load(tmp_path, nothing, broken())
+
+    assert generated.problems == ("the plan is cut short: line 7 of the trace",)
+    assert generated.interrupted
+    assert len(list(generated.samples())) == 500
+
+
+def test_what_the_teller_of_progress_raises_is_raised(tmp_path: Path) -> None:
+    async def whole() -> None:
+        async with FakeEngine(endless) as server:
+            await generate(
+                endpoint_of(server),
+                map(planned, range(9)),
+                concurrency=1,
+                duration_s=None,
+                timeouts=Timeouts(),
+                spool=tmp_path,
+                on_progress=lambda progress: [][progress.sent],
+                stop=asyncio.Event(),
+            )
+
+    with pytest.raises(IndexError):
+        run(whole())
+    assert workers() == []

@@ -194,13 +194,16 @@ class _Load:
         for generator in self._generators:
             generator.tell(Begin(self._zero_s))
         listeners = [asyncio.create_task(self._listen(generator)) for generator in self._generators]
-        beside = [asyncio.create_task(self._feed(writer)), asyncio.create_task(self._tell_progress())]
+        feeder = asyncio.create_task(self._feed(writer))
+        teller = asyncio.create_task(self._tell_progress())
         try:
-            await self._watch(listeners, beside[0])
+            await self._watch(listeners, feeder, teller)
+            if teller.done():
+                teller.result()  # raises what `on_progress` raised
         finally:
-            for task in (*listeners, *beside):
+            for task in (*listeners, feeder, teller):
                 task.cancel()
-            await asyncio.gather(*listeners, *beside, return_exceptions=True)
+            await asyncio.gather(*listeners, feeder, teller, return_exceptions=True)
         self._wall_s = max((g.ended.health.wall_s for g in self._generators if g.ended), default=0.0)
         self._on_progress(self._progress())
 
@@ -238,30 +241,27 @@ class _Load:
             f"load generator {generator.number} did not start: {await generator.last_words()}"
         )
 
-    async def _watch(self, listeners: list[asyncio.Task[None]], feeder: asyncio.Task[None]) -> None:
-        """Waits until all processes have ended, or ends them: when told to, or when one of them can't go on."""
+    async def _watch(
+        self, listeners: list[asyncio.Task[None]], feeder: asyncio.Task[None], teller: asyncio.Task[None]
+    ) -> None:
+        """Waits until all processes have ended, or ends them: when told to, or when somebody can't go on."""
         stopped = asyncio.create_task(self._stop.wait())
-        pending: set[asyncio.Task[None]] = set(listeners)
+        pending: set[asyncio.Task[Any]] = {*listeners, feeder}
         try:
-            while pending and not self._stop.is_set() and not self._problems:
-                watched: set[asyncio.Task[Any]] = {*pending, stopped}
-                if not feeder.done():
-                    watched.add(feeder)
-                await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
-                pending = {task for task in pending if not task.done()}
-                self._check_feeder(feeder)
+            while not (stopped.done() or teller.done() or self._problems) and pending - {feeder}:
+                done, pending = await asyncio.wait(
+                    {*pending, stopped, teller}, return_when=asyncio.FIRST_COMPLETED
+                )
+                pending -= {stopped, teller}
+                if feeder in done and (error := feeder.exception()) is not None:
+                    self._problems.append(f"the plan is cut short: {error}")
         finally:
             stopped.cancel()
-        if not pending and not self._problems:
-            return
-        self._interrupted = True
-        for generator in self._generators:
-            generator.tell(Halt())
-        await asyncio.wait(listeners, timeout=HALT_S)
-
-    def _check_feeder(self, feeder: asyncio.Task[None]) -> None:
-        if feeder.done() and not feeder.cancelled() and (error := feeder.exception()) is not None:
-            self._problems.append(str(error))
+        if pending - {feeder} or self._problems:
+            self._interrupted = True
+            for generator in self._generators:
+                generator.tell(Halt())
+            await asyncio.wait(listeners, timeout=HALT_S)
 
     async def _listen(self, generator: Generator) -> None:
         """Hears one process to its end."""

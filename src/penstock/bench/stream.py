@@ -21,6 +21,9 @@ WHOLE_BYTES_MAX = 4 * 1024 * 1024
 # A server that compresses can make much of little; one read of ours is 256 KB at most.
 INFLATED_BYTES_MAX = 16 * 1024 * 1024
 
+# Digits of a chunk's time that are kept, seconds: a tenth of a microsecond, at half the room on the disk.
+CHUNK_DIGITS = 7
+
 # zlib finds out by the header whether it is gzip's or its own.
 _ANY_HEADER = 47
 _AS_IT_IS = (b"", b"identity")
@@ -135,9 +138,9 @@ class Answer:
         sample.status, sample.cause, sample.detail = self._status, self.cause, self.detail
         sample.response_bytes = self._bytes
         sample.first_byte_s, sample.first_answer_s, sample.done_s = self._byte_s, self._answer_s, self._done_s
-        sample.chunk_s = self._chunk_s.tolist()
-        if sample.chunk_s:
-            sample.first_token_s, sample.last_token_s = sample.chunk_s[0], sample.chunk_s[-1]
+        sample.chunk_s = [round(time_s, CHUNK_DIGITS) for time_s in self._chunk_s]
+        if self._chunk_s:
+            sample.first_token_s, sample.last_token_s = self._chunk_s[0], self._chunk_s[-1]
         if self._chunk_tokens is not None and len(self._chunk_tokens) == len(sample.chunk_s):
             sample.chunk_tokens = self._chunk_tokens.tolist()
         if self._text is not None:
