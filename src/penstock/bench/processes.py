@@ -96,7 +96,8 @@ async def generate(
         plan: the requests in the order of their times, the turns of a session one behind the other; read bit by
             bit, ahead of the load.
         concurrency: requests under way at once, 1 or more (closed loop); None sends each at its own time.
-        duration_s: nothing is sent that is due later, seconds; None sends the whole plan.
+        duration_s: nothing is sent that is due later, seconds, and what is under way then is cut off in time; None
+            sends the whole plan and waits for all answers.
         processes: load generators that share the plan, 1 to `PROCESSES_MAX`; never more than there are places.
         warmup_s: requests due earlier than this become stage -1.
         ramp_s: over which a closed loop opens its places, evenly.
@@ -128,7 +129,7 @@ async def generate(
                         duration_s=duration_s,
                         warmup_s=warmup_s,
                         ramp_s=ramp_s,
-                        drain_s=timeouts.drain_s,
+                        drain_s=timeouts.total_s if duration_s is None else timeouts.drain_s,
                         offset=number / count,
                     ),
                     process=number,

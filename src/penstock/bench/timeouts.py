@@ -13,7 +13,8 @@ class Timeouts(msgspec.Struct, frozen=True):
         first_token_s: from sending to the first content; None leaves it to `total_s`.
         stall_s: silence after it; None leaves it to `total_s`.
         total_s: the whole request: what bounds an endless stream.
-        drain_s: how long requests under way may go on once nothing more is sent, 0 or more; what is left is cut off.
+        drain_s: how long requests under way may go on when the duration of a load is over, 0 or more; what is left
+            then is cut off. A load without a duration waits for all of its answers, each for `total_s` at most.
     """
 
     connect_s: float = 10.0
