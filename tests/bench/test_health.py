@@ -62,5 +62,12 @@ def test_processes_add_up_to_one_client() -> None:
     assert (health.events, health.events_per_s, health.ceiling_events_per_s) == (200, 100.0, 10_000.0)
 
 
+def test_processes_that_share_a_core_have_no_more_than_its_ceiling() -> None:
+    parts = [ProcessHealth(Spread(), Spread(), ceiling_events_per_s=1000.0) for _ in range(4)]
+
+    assert client_health(parts, cores=2).ceiling_events_per_s == 2000
+    assert client_health(parts, cores=8).ceiling_events_per_s == 4000
+
+
 def test_no_process_at_all_is_a_client_that_did_nothing() -> None:
     assert client_health([]).events == 0

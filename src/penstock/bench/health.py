@@ -143,14 +143,19 @@ class Progress(msgspec.Struct, frozen=True):
     cpu_share: tuple[float, ...] = ()
 
 
-def client_health(parts: list[ProcessHealth]) -> ClientHealth:
-    """What all processes together say of the client."""
+def client_health(parts: list[ProcessHealth], cores: int | None = None) -> ClientHealth:
+    """What all processes together say of the client.
+
+    Args:
+        cores: that they share: each measured its ceiling as if it had one to itself. None is enough for all.
+    """
     late, lag = Spread(), Spread()
     for part in parts:
         late.add(part.send_late)
         lag.add(part.loop_lag)
     wall_s = max((part.wall_s for part in parts), default=0.0)
     events = sum(part.events for part in parts)
+    of_a_core = min(1.0, cores / len(parts)) if cores and parts else 1.0
     return ClientHealth(
         send_late_p50_s=late.quantile(0.5),
         send_late_p99_s=late.quantile(0.99),
@@ -158,7 +163,7 @@ def client_health(parts: list[ProcessHealth]) -> ClientHealth:
         loop_lag_p99_s=lag.quantile(0.99),
         loop_lag_max_s=lag.max_s,
         cpu_share=tuple(part.cpu_s / part.wall_s if part.wall_s else 0.0 for part in parts),
-        ceiling_events_per_s=sum(part.ceiling_events_per_s for part in parts),
+        ceiling_events_per_s=of_a_core * sum(part.ceiling_events_per_s for part in parts),
         events_per_s=events / wall_s if wall_s else 0.0,
         events=events,
         in_flight_max=sum(part.in_flight_max for part in parts),

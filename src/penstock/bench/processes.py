@@ -8,6 +8,7 @@ which the parent sets one start.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -219,7 +220,7 @@ class _Load:
         return Generated(
             spool=spool,
             processes=len(self._generators),
-            client=client_health([g.ended.health for g in self._generators if g.ended]),
+            client=client_health([g.ended.health for g in self._generators if g.ended], os.cpu_count()),
             interrupted=self._interrupted,
             started_at=self._started_at,
             zero_s=self._zero_s,
