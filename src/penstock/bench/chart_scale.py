@@ -23,12 +23,14 @@ class Axis:
         label: what it is of, such as `TTFT`; its unit is added.
         unit: see `shown`.
         log: equal steps are equal factors; values must be above 0 then, others are left out.
+        at: values that get a line, in place of round ones, such as the loads of a sweep; in no unit that is scaled.
         least, most: the ends; None fits them to the values. A linear axis without `least` begins at 0.
     """
 
     label: str
     unit: str = ""
     log: bool = False
+    at: tuple[float, ...] = ()
     least: float | None = None
     most: float | None = None
 
@@ -55,7 +57,7 @@ class Scale:
         held = [value for value in values if math.isfinite(value) and (value > 0 or not axis.log)]
         low, high = (min(held), max(held)) if held else (1.0, 1.0)
         if axis.log:
-            low, high = _decades(low, high)
+            low, high = (min(axis.at), max(axis.at)) if axis.at else _decades(low, high)
         else:
             low = min(0.0, low)
         low = low if axis.least is None else axis.least
@@ -84,6 +86,8 @@ class Scale:
     def ticks(self) -> list[tuple[float, str]]:
         """Values that get a line, and their labels."""
         factor, _ = scaled(self.axis.unit, self.high)
+        if self.axis.at:
+            return [(value, f"{value:g}") for value in self.axis.at]
         if self.axis.log:
             return [(value, number(value * factor, 1)) for value in _log_ticks(self.low, self.high)]
         step = _step((self.high - self.low) * factor)

@@ -199,10 +199,10 @@ def _errors(summary: Summary) -> Iterator[Chart]:
         bars = [(cause, float(count), "wait" if cause in planned else "c0") for cause, count in causes]
         yield bar_chart(
             "errors",
-            "Requests without a whole answer",
+            "Causes",
             bars,
             "",
-            caption="by cause; those in grey are no errors: cancelled by plan, or cut off by the end of the run",
+            caption="those in grey are no errors: cancelled by plan, or cut off by the end of the run",
         )
 
 

@@ -25,19 +25,21 @@ from penstock.bench.watch import Watch
 # With fewer pairs, an interval over them says nothing; each is two runs.
 PAIRS_MIN, PAIRS_MAX = 2, 50
 EXIT_WORSE = 16
+SIDES = ("A", "B")
 
 
 class Compare(msgspec.Struct):
     """A whole comparison: the file `comparison.json`.
 
     Args:
+        names: of A and B.
         verdicts: of the runs that are not valid, in sentences.
         curves_a, curves_b: measure -> distribution, for plots.
         interrupted: blocks are missing.
     """
 
     result: Comparison | None
-    labels: tuple[str, str]
+    names: tuple[str, str]
     verdicts: list[str] = []
     curves_a: dict[str, Distribution] = {}
     curves_b: dict[str, Distribution] = {}
@@ -78,18 +80,17 @@ def compare_folders(a: Path, b: Path, *, seed: int = 0) -> Compare:
     for path, report in zip((a, b), reports, strict=True):
         if report.summary.all.counts.requests and next(samples_of(path), None) is None:
             raise FolderError(f"{path}: its requests were not kept", hint="run it with --rows jsonl")
-    labels = _labels((str(a), str(b)))
     verdicts = [
         said
-        for label, report in zip(labels, reports, strict=True)
+        for label, report in zip(SIDES, reports, strict=True)
         for said in _against(label, report.summary.verdict)
     ]
     first, second = reports
     if first.meta.workload != second.meta.workload:
         verdicts.append("The workloads differ, so what differs below may be theirs.")
     return Compare(
-        compare([samples_of(a)], [samples_of(b)], labels=labels, seed=seed),
-        labels,
+        compare([samples_of(a)], [samples_of(b)], labels=SIDES, seed=seed),
+        (str(a), str(b)),
         verdicts,
         first.summary.all.measures,
         second.summary.all.measures,
@@ -121,7 +122,6 @@ async def compare_servers(
     if output is not None:
         make_folder(output)
     known = [await prepare(each, watch) for each in settings]
-    labels = _labels((settings[0].endpoint.url, settings[1].endpoint.url))
     blocks: tuple[list[Finished], list[Finished]] = ([], [])
     interrupted = False
     for pair in range(pairs if interleave else 1):
@@ -133,7 +133,8 @@ async def compare_servers(
             finished = await measure(block, watch, stop=stop, known=known[side], command="compare")
             interrupted = interrupted or finished.summary.interrupted
             blocks[side].append(finished)
-    return _compared(blocks, labels, interrupted, settings[0].seed)
+    names = (settings[0].endpoint.url, settings[1].endpoint.url)
+    return _compared(blocks, names, interrupted, settings[0].seed)
 
 
 def _block(settings: Settings, pair: int, side: int, output: Path | None) -> Settings:
@@ -149,7 +150,7 @@ def _block(settings: Settings, pair: int, side: int, output: Path | None) -> Set
 
 def _compared(
     blocks: tuple[Sequence[Finished], Sequence[Finished]],
-    labels: tuple[str, str],
+    names: tuple[str, str],
     interrupted: bool,
     seed: int,
 ) -> Compare:
@@ -160,7 +161,7 @@ def _compared(
     verdicts = list(
         dict.fromkeys(
             said
-            for label, each in zip(labels, blocks, strict=True)
+            for label, each in zip(SIDES, blocks, strict=True)
             for one in each
             for said in _against(label, one.summary.verdict)
         )
@@ -168,12 +169,12 @@ def _compared(
     result = None
     if whole:
         samples = [[one.samples() for one in each] for each in kept]
-        result = compare(samples[0], samples[1], labels=labels, seed=seed)
+        result = compare(samples[0], samples[1], labels=SIDES, seed=seed)
     curves_a, curves_b = (_curves(one.samples() for one in each) for each in kept)
     troubles = [
         trouble for each in blocks for one in each for trouble in (*one.troubles, *one.report.meta.problems)
     ]
-    return Compare(result, labels, verdicts, curves_a, curves_b, interrupted, troubles)
+    return Compare(result, names, verdicts, curves_a, curves_b, interrupted, troubles)
 
 
 def _curves(samples: Iterable[Iterable[Sample]]) -> dict[str, Distribution]:
@@ -184,9 +185,3 @@ def _against(label: str, verdict: Verdict | None) -> list[str]:
     if verdict is None or not verdict.exit_code:
         return []
     return [f"{label} is {kind_name(verdict.kind)}: {verdict_says(verdict)}"]
-
-
-def _labels(names: tuple[str, str]) -> tuple[str, str]:
-    """The names, made different."""
-    a, b = names
-    return names if a != b else (f"{a} (A)", f"{b} (B)")

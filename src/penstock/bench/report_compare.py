@@ -17,7 +17,7 @@ from penstock.bench.shown import DURATION, SHARE, shown
 
 def compare_text(compared: Compare) -> str:
     """For a terminal."""
-    lines = [f"A: {compared.labels[0]}", f"B: {compared.labels[1]}", ""]
+    lines = [f"A: {compared.names[0]}", f"B: {compared.names[1]}", ""]
     if compared.result is not None:
         lines += [aligned(*_effects(compared, str.upper)), ""]
     lines += [f"note: {line}" for line in _notes(compared)]
@@ -29,7 +29,7 @@ def compare_markdown(compared: Compare) -> str:
     lines = [
         "### Comparison",
         "",
-        f"A: `{compared.labels[0]}`, B: `{compared.labels[1]}`",
+        f"A: `{compared.names[0]}`, B: `{compared.names[1]}`",
         "",
         f"**{_says(compared)}**",
         "",
@@ -76,7 +76,7 @@ def compare_charts(compared: Compare) -> Charts:
 
 
 def _parts(compared: Compare) -> Iterator[str]:
-    yield heading("Comparison", f"A: {compared.labels[0]}", f"B: {compared.labels[1]}")
+    yield heading("Comparison", f"A: {compared.names[0]}", f"B: {compared.names[1]}")
     tone = "warn" if compared.verdicts or compared.interrupted or compared.result is None else "good"
     yield f'<section class="verdict {tone}"><p>{text(_says(compared))}</p></section>'
     yield notes(_notes(compared))

@@ -27,10 +27,14 @@ from penstock.bench.shown import BYTES, DURATION, SHARE, number, shown, whole
 _SECTIONS = (
     (
         "Over time",
-        ("ttft-over-time", "tpot-over-time", "tokens-over-time", "requests-over-time", "in-flight-over-time"),
+        (
+            *("ttft-over-time", "tpot-over-time", "e2e-requests"),
+            *("tokens-over-time", "requests-over-time", "in-flight-over-time"),
+        ),
     ),
     ("Distributions", ("ttft-cdf", "tpot-cdf", "itl-cdf", "e2e-cdf")),
-    ("Requests", ("e2e-requests", "errors", "timeline")),
+    ("Requests", ("timeline",)),
+    ("Requests without a whole answer", ("errors",)),
 )
 _MACHINE = ("Engine and gateway", ("engine-", "gateway-")), ("GPU", ("gpu-",))
 _FAILURES_SHOWN_MAX = 20
@@ -98,9 +102,7 @@ def _latency_tile(part: Part, name: str) -> str:
     for p in (95, 99):
         found = spread.at(p)
         if found is not None:
-            told = (
-                shown(found.value, DURATION) if found.value is not None else f"needs {found.needs:,}"
-            )
+            told = shown(found.value, DURATION) if found.value is not None else f"needs {found.needs:,}"
             below.append(f"p{p} {told}")
     value = middle.value if middle is not None else None
     return tile(f"{known.label} p50", shown(value, DURATION), below, known.definition)

@@ -18,7 +18,8 @@ from penstock.bench.shown import DURATION, SHARE, number, shown, whole
 def search_text(searched: Search) -> str:
     """For a terminal."""
     lines = [f"{searched.model} at {searched.endpoint}, {searched.slo}", ""]
-    lines += [aligned(*_trials(searched, str.upper)), "", *_result(searched)]
+    header, rows = _trials(searched, str.upper)
+    lines += [aligned(header[:-1], [row[:-1] for row in rows]), "", *_result(searched)]
     return "\n".join(lines)
 
 

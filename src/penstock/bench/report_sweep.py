@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 from penstock.bench.chart_scale import Axis
-from penstock.bench.drawing import Chart, Charts, Line, Point, line_chart
+from penstock.bench.drawing import Chart, Charts, Line, Point, colour, line_chart
 from penstock.bench.page import heading, kind_name, notes, page, pictures, table, text, verdict_says
 from penstock.bench.report import percentile_of, told
 from penstock.bench.report_markdown import table_lines
@@ -39,7 +39,9 @@ def sweep_html(swept: Sweep) -> str:
 
 def sweep_charts(swept: Sweep) -> Charts:
     """Its pictures."""
-    level = Axis("requests under way" if swept.closed else "requests/s offered", log=_wide(swept))
+    level = Axis(
+        "requests under way" if swept.closed else "requests/s offered", log=_wide(swept), at=_loads(swept)
+    )
     rate = Axis("output", "tokens/s")
     charts = [
         _by(swept, "throughput", "Throughput by load", level, rate, _level, _tokens_per_s),
@@ -148,10 +150,12 @@ def _judged(swept: Sweep) -> list[str]:
     if swept.interrupted:
         lines.append(f"Interrupted: {len(swept.cells)} of {swept.planned} runs were made.")
     against = [cell for cell in swept.cells if cell.verdict.exit_code]
-    lines += [
-        f"{kind_name(cell.verdict.kind)}: {cell.kind}, {cell.load}: {verdict_says(cell.verdict)}"
-        for cell in against
-    ]
+    for kind in dict.fromkeys(cell.verdict.kind for cell in against):
+        cells = [cell for cell in against if cell.verdict.kind is kind]
+        first = cells[0]
+        which = f"{first.kind}, {first.load}: {verdict_says(first.verdict)}"
+        more = f" (and {len(cells) - 1} other runs)" if len(cells) > 1 else ""
+        lines.append(f"{kind_name(kind)}: {which}{more}")
     if not against and swept.cells:
         lines.append(f"VALID: nothing speaks against any of {len(swept.cells)} runs")
     lines += [trouble for cell in swept.cells for trouble in cell.troubles]
@@ -162,7 +166,7 @@ def _by(
     swept: Sweep, name: str, title: str, x: Axis, y: Axis, across: Value, up: Value, caption: str = ""
 ) -> Chart | None:
     lines = []
-    for kind in swept.kinds:
+    for place, kind in enumerate(swept.kinds):
         points: list[Point] = []
         says = []
         for cell in swept.cells:
@@ -171,7 +175,7 @@ def _by(
                 points.append((left, value))
                 says.append(f"{kind}, {cell.load}: {shown(value, y.unit)}")
         if points:
-            lines.append(Line(kind, points, dots=True, says=says))
+            lines.append(Line(kind, points, dots=True, colour=colour(place), says=says))
     return line_chart(name, title, lines, x, y, caption=caption) if lines else None
 
 
@@ -189,6 +193,12 @@ def _at(measure: str, p: float) -> Value:
         return found.value if found is not None else None
 
     return value
+
+
+def _loads(swept: Sweep) -> tuple[float, ...]:
+    """The loads, as lines of an axis, where they have room."""
+    found = tuple(sorted({cell.level for cell in swept.cells}))
+    return found if len(found) > 1 and _wide(swept) else ()
 
 
 def _wide(swept: Sweep) -> bool:
