@@ -72,7 +72,8 @@ def _model(settings: Settings, served: tuple[str, ...]) -> str:
         return served[0]
     if not served:
         raise SettingsError(
-            f"model: {settings.endpoint.url} does not say which it serves", hint="name one with --model"
+            f"model: {settings.endpoint.url}/v1/models does not say which it serves",
+            hint="is the base URL right? If it is, name a model with --model",
         )
     names = ", ".join(served[:_MODELS_SHOWN_MAX]) + (", ..." if len(served) > _MODELS_SHOWN_MAX else "")
     raise SettingsError(

@@ -91,6 +91,7 @@ class _Worker:
         self._spool = SpoolWriter(Path(job.spool))
         self._driver = Driver(self._caller, self._plan, job.pace, self._spool.write)
         self._lag = Spread()
+        self._lost: SpoolError | None = None
         self._cpu_s = 0.0
         self._told_s = self._told_cpu_s = 0.0
 
@@ -119,7 +120,7 @@ class _Worker:
             await self._driver.run()
             self._spool.flush()
         except SpoolError as error:
-            return error.message, error.hint
+            self._lost = error
         finally:
             for task in beside:
                 task.cancel()
@@ -127,7 +128,7 @@ class _Worker:
             self._caller.close()
             self._plan.close()
             self._spool.close()
-        return "", ""
+        return ("", "") if self._lost is None else (self._lost.message, self._lost.hint)
 
     async def _obey(self) -> None:
         """Ends the load when the parent says so, or is no more."""
@@ -139,8 +140,9 @@ class _Worker:
             await asyncio.sleep(REPORT_EVERY_S)
             try:
                 self._spool.flush()
-            except SpoolError:
-                self._driver.halt()  # it says so again when the load has ended
+            except SpoolError as error:
+                self._lost = error  # told when the load has ended, which is now
+                self._driver.halt()
             self._outlet.say(self._progress())
 
     def _take_lag(self) -> None:

@@ -165,7 +165,8 @@ def _measure(session: Session, settings: Settings, name: str, trace: Trace | Non
     for trouble in finished.troubles:
         say(f"error: {trouble}")
     if settings.output is not None:
-        say(f"report: {settings.output / 'report.html'}")
+        page = settings.output / "report.html"
+        say(f"report: {page if page.is_file() else settings.output}")
     if not finished.good_enough:
         good = finished.summary.all.goodput
         told = "none" if good is None or good.share is None else f"{good.share:.1%}"
