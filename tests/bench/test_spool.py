@@ -66,8 +66,9 @@ def test_a_full_disk_is_told_and_what_was_written_is_kept(tmp_path: Path) -> Non
         writer.flush()
 
     assert "make room" in told.value.hint
-    writer.write(sample())  # is dropped: what was to be said has been said
-    writer.flush()
+    writer.write(sample())
+    with pytest.raises(SpoolError, match="written so far are kept"):
+        writer.flush()  # whoever asks later hears of it too
     kept = list(read_spool(tmp_path / "s"))
     assert [kept_one.index for kept_one in kept] == list(range(len(kept)))
     assert kept

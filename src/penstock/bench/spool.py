@@ -40,6 +40,7 @@ class SpoolWriter:
         self._path = path
         self._buffer = bytearray()
         self._file: BinaryIO | None = None
+        self._failed: SpoolError | None = None
         try:
             self._file = path.open("xb", buffering=0)
         except FileExistsError:
@@ -59,6 +60,8 @@ class SpoolWriter:
         """Hands to the system what is buffered."""
         if self._file is None:
             self._buffer.clear()
+            if self._failed is not None:
+                raise self._failed  # whoever asks later must hear of it too
             return
         try:
             while self._buffer:
@@ -66,7 +69,8 @@ class SpoolWriter:
                 del self._buffer[:written]
         except OSError as error:
             self.close()
-            raise self._error(error) from None
+            self._failed = self._error(error)
+            raise self._failed from None
 
     def close(self) -> None:
         """Closes the file; what is still buffered is lost, and what comes is dropped."""
