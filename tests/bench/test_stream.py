@@ -70,6 +70,22 @@ def test_tool_calls_and_refusals_are_tokens_of_the_answer(delta: dict[str, Any])
     assert sample.first_answer_s == 2
 
 
+def test_content_in_parts_is_read_as_thought_and_answer() -> None:
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
+    pieces = [
+        event(choices=[{"delta": {"content": parts}, "finish_reason": ""}])
+        for parts in ([thought], [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], [], ["odd"])
+    ]
+
+    sample = read(*pieces, DONE, keep_text=True)
+
+    assert (sample.chunk_s, sample.first_answer_s, sample.answer) == ([1, 2], 2, "hmab")
+
+
+def test_an_empty_finish_reason_is_no_ending() -> None:
+    assert read(said("a", ""), said("b", "")).cause is Cause.INCOMPLETE
+
+
 @pytest.mark.parametrize("delta", [{}, {"content": None}, {"content": ""}, {"tool_calls": []}, None])
 def test_a_chunk_without_content_is_no_token(delta: Any) -> None:
     sample = read(event(choices=[{"delta": delta}]), said("a", "stop"), DONE)

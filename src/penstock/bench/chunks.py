@@ -45,9 +45,9 @@ class Usage(msgspec.Struct, gc=False):
 
 
 class Part(msgspec.Struct, gc=False):
-    """What a chunk adds, by all the names that engines have for reasoning."""
+    """What a chunk adds, by all the names that engines have for reasoning; Mistral's comes as a list of parts."""
 
-    content: str | None = None
+    content: str | list[Any] | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
     refusal: str | None = None
@@ -68,6 +68,8 @@ class Choice(msgspec.Struct, gc=False):
         part = self.delta or self.message
         if part is None:
             return self.text or ""
+        if isinstance(part.content, list):
+            return _joined(part.content, "text")
         return part.content or part.refusal or ""
 
     @property
@@ -80,7 +82,17 @@ class Choice(msgspec.Struct, gc=False):
     def thought(self) -> str:
         """The reasoning that it brings."""
         part = self.delta or self.message
-        return (part.reasoning_content or part.reasoning or "") if part is not None else ""
+        if part is None:
+            return ""
+        if isinstance(part.content, list):
+            return _joined(part.content, "thinking")
+        return part.reasoning_content or part.reasoning or ""
+
+
+def _joined(parts: list[Any], kind: str) -> str:
+    """The text of those parts of a content that are of a kind; thinking is a list of text parts itself."""
+    said = [part.get(kind) for part in parts if isinstance(part, dict) and part.get("type") == kind]
+    return "".join(text if isinstance(text, str) else _joined(text or [], "text") for text in said)
 
 
 class Chunk(msgspec.Struct, gc=False):

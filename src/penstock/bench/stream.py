@@ -269,7 +269,7 @@ class Answer:
                     self._answer_s = now_s
                 if self._text is not None:
                     self._text.append(thought + answer)
-            if choice.finish_reason is not None:
+            if choice.finish_reason:  # some servers say an empty one all along
                 self._finished = True
                 if choice.finish_reason in (
                     "abort",
