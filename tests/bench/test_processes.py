@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from penstock.bench.plan import PlannedRequest
 from penstock.bench.plan_file import AHEAD_REQUESTS
 from penstock.bench.processes import Generated, GeneratorError, Progress, Timeouts, generate
 from penstock.bench.sample import Cause
+from penstock.bench.spool import read_spool
 from tests.bench.test_spool import room_for
 from tests.bench.under_load import CHUNKED, answering, chunk, endpoint_of, planned, run, said
 from tests.engines.fake_engine import FakeEngine, Peer, Script
@@ -296,3 +299,59 @@ def test_what_the_teller_of_progress_raises_is_raised(tmp_path: Path) -> None:
     with pytest.raises(IndexError):
         run(whole())
     assert workers() == []
+
+
+PARENT = """
+import asyncio, sys
+from pathlib import Path
+from penstock.bench.endpoint import Endpoint
+from penstock.bench.plan import PlannedRequest
+from penstock.bench.processes import Timeouts, generate
+
+asyncio.run(generate(
+    Endpoint(host="127.0.0.1", port=int(sys.argv[1])),
+    [PlannedRequest(index=0, body=b'{"stream":true}')],
+    concurrency=1, duration_s=None, timeouts=Timeouts(), spool=Path(sys.argv[2]),
+    on_progress=lambda progress: print(progress.in_flight, flush=True), stop=asyncio.Event(),
+))
+"""
+
+
+def test_a_process_whose_parent_was_killed_ends_and_keeps_what_it_measured(tmp_path: Path) -> None:
+    async def whole() -> None:
+        async with FakeEngine(endless) as server:
+            parent = await asyncio.create_subprocess_exec(
+                sys.executable, "-c", PARENT, str(server.address.port), str(tmp_path), stdout=subprocess.PIPE
+            )
+            assert parent.stdout is not None
+            while await parent.stdout.readline() != b"1\n":
+                pass
+            (worker,) = psutil.Process(parent.pid).children()
+            parent.kill()
+            await parent.wait()
+            while psutil.pid_exists(worker.pid) and worker.status() != psutil.STATUS_ZOMBIE:
+                await asyncio.sleep(0.01)
+
+    run(whole())
+
+    assert [sample.cause for sample in read_spool(tmp_path / "samples-0.jsonl")] == [Cause.CUT_OFF]
+
+
+def test_a_load_generator_imports_nothing_heavy() -> None:
+    code = "import penstock.bench.worker, sys; print(*{name.partition('.')[0] for name in sys.modules})"
+
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+    heavy = {
+        "numpy",
+        "pandas",
+        "pyarrow",
+        "pydantic",
+        "rich",
+        "typer",
+        "tokenizers",
+        "psutil",
+        "redis",
+        "fastapi",
+    }
+    assert heavy.isdisjoint(told.split())
