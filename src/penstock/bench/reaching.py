@@ -86,7 +86,11 @@ async def models_of(endpoint: Endpoint, *, timeout_s: float = LOOK_S) -> tuple[s
     finally:
         client.close()
     if reply.status in (401, 403):
-        hint = "is the key right?" if endpoint.api_key else "give it a key"
+        hint = (
+            "is the key right?"
+            if endpoint.api_key
+            else "give it a key, in PENSTOCK_BENCH_API_KEY or by --key-file"
+        )
         raise EndpointError(f"{endpoint.url}: {reply.status}: {complaint(reply.body)}", hint=hint)
     if is_html(reply.body):
         raise EndpointError(f"{endpoint.url}: {complaint(reply.body)}", hint="is it the base URL of an API?")

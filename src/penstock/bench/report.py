@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from penstock import __version__
+from penstock.bench.attribution import Attribution
 from penstock.bench.beside import Readings
 from penstock.bench.charts import Series, run_charts
 from penstock.bench.drawing import Charts
@@ -90,6 +91,7 @@ class Report:
         power: of the GPUs; None where nobody read.
         cost: joules and money; None where they are not known.
         picks: requests to draw one by one.
+        attribution: where the time went, as a gateway tells; None where none does.
     """
 
     meta: Meta
@@ -98,6 +100,7 @@ class Report:
     power: PowerReadings | None = None
     cost: Cost | None = None
     picks: Sequence[Pick] = field(default=())
+    attribution: Attribution | None = None
 
     @property
     def title(self) -> str:

@@ -5,6 +5,7 @@
     samples.jsonl    one line for each request, or samples.parquet; no prompts
     beside.json      what engines and gateway told, where they were read
     power.json       what the GPUs told, and cost.json what it cost
+    attribution.json where the time to the first token went, where a gateway told
     report.html report.md
 
 A folder that exists is never written to. Where the disk becomes full, what the load generators wrote is kept as it is.
@@ -21,6 +22,7 @@ from typing import TypeVar
 
 import msgspec
 
+from penstock.bench.attribution import Attribution
 from penstock.bench.beside import Readings
 from penstock.bench.energy import Cost
 from penstock.bench.picks import Pick, Picks
@@ -33,7 +35,8 @@ from penstock.bench.row_files import JSONL_SUFFIX, PARQUET_SUFFIX, RowsWriter, p
 from penstock.bench.sample import Sample
 from penstock.core.errors import PenstockError
 
-SUMMARY, META, BESIDE, POWER, COST = "summary.json", "meta.json", "beside.json", "power.json", "cost.json"
+SUMMARY, META, BESIDE, POWER = "summary.json", "meta.json", "beside.json", "power.json"
+COST, ATTRIBUTION = "cost.json", "attribution.json"
 HTML, MARKDOWN = "report.html", "report.md"
 ROWS, SPOOL = "samples", "spool"
 
@@ -123,6 +126,7 @@ class RunFolder:
             BESIDE: report.readings,
             POWER: report.power,
             COST: report.cost,
+            ATTRIBUTION: report.attribution,
         }
         contents = {name: as_json(part) for name, part in parts.items() if part is not None}
         contents[MARKDOWN] = report_markdown(report).encode()
@@ -189,6 +193,7 @@ def read_run(path: Path) -> Report:
         power=_maybe(path / POWER, PowerReadings),
         cost=_maybe(path / COST, Cost),
         picks=_picks(path),
+        attribution=_maybe(path / ATTRIBUTION, Attribution),
     )
 
 

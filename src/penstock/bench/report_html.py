@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
+from penstock.bench.attribution import Attribution, TimePart
 from penstock.bench.drawing import Chart
 from penstock.bench.measures import BY_NAME, MEASURES
 from penstock.bench.page import (
@@ -59,6 +60,9 @@ def _parts(report: Report) -> Iterator[str]:
     yield _by_part(summary)
     charts = list(report.charts())
     yield from _charts(charts)
+    if report.attribution is not None:
+        yield "<h2>Where the time to the first token went</h2>"
+        yield from _attribution(report.attribution)
     yield "<h2>Every measure</h2>"
     yield _by_measure(summary.all)
     if summary.failures:
@@ -163,6 +167,26 @@ def _by_measure(part: Part) -> str:
             row.append(_value(found, spread.unit) + (f"<br><small>{text(within)}</small>" if within else ""))
         rows.append([*row, text(shown(spread.most, spread.unit))])
     return table(["", "count", "mean", "p50", "p90", "p95", "p99", "max"], rows)
+
+
+def _attribution(told: Attribution) -> Iterator[str]:
+    if told.parts:
+        rows = [
+            [text(part.name), whole(part.count), *(shown(value, DURATION) for value in _times(part))]
+            for part in told.parts
+        ]
+        yield table(["", "answers", "mean", "p50", "p95"], rows)
+    if len(told.replicas) > 1:
+        replicas = [
+            [text(one.name), whole(one.requests), whole(one.failed), shown(one.ttft_p50_s, DURATION)]
+            for one in told.replicas
+        ]
+        yield "<h2>By replica</h2>"
+        yield table(["", "requests", "failed", "TTFT p50"], replicas)
+
+
+def _times(part: TimePart) -> tuple[float, float, float]:
+    return part.mean_s, part.p50_s, part.p95_s
 
 
 def _failures(summary: Summary) -> str:

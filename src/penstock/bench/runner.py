@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from penstock.bench.arrivals import schedule
+from penstock.bench.attribution import Attributing
 from penstock.bench.beside import Readings
 from penstock.bench.energy import Cost, Price
 from penstock.bench.finished import Finished
@@ -27,6 +28,7 @@ from penstock.bench.replay import replay
 from penstock.bench.report import Host, Meta, Report
 from penstock.bench.report_files import RowsFormat, RunFolder
 from penstock.bench.result import Summary
+from penstock.bench.sample import Sample
 from penstock.bench.settings import Settings, read
 from penstock.bench.summary import summarize
 from penstock.bench.traces import Trace
@@ -115,14 +117,18 @@ class _Run:
             folder.forget()
             raise
         self._watch.phase("reading what came of each request")
-        picks = Picks()
+        picks, attributing = Picks(), Attributing()
+        samples = attributing.passing(picks.passing(folder.keeping(generated.samples())))
         summary = await asyncio.to_thread(
-            self._summary, generated, picks, stages, readings, planned.tally.shared_part
+            self._summary, generated, samples, stages, readings, planned.tally.shared_part
         )
         summary.notes += planned.tally.notes()
         meta = self._meta(generated, workload, prepared)
         cost = _cost(summary.all.throughput.output_tokens, generated.wall_s, settings.price, readings, power)
-        report = Report(meta, summary, readings, power, cost, picks.all())
+        told = attributing.result()
+        report = Report(
+            meta, summary, readings, power, cost, picks.all(), told if told.parts or told.replicas else None
+        )
         if settings.output is not None:
             folder.write(report)
         return Finished(report, folder.path, settings.min_goodput, tuple(folder.troubles))
@@ -196,13 +202,13 @@ class _Run:
     def _summary(
         self,
         generated: Generated,
-        picks: Picks,
+        samples: Iterable[Sample],
         stages: Sequence[Stage],
         readings: Readings | None,
         expected_cache_share: float,
     ) -> Summary:
         summary = summarize(
-            picks.passing(self._folder.keeping(generated.samples())),
+            samples,
             stages,
             slo=self._settings.slo,
             client=generated.client,

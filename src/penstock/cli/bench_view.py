@@ -123,7 +123,7 @@ def plain_line(expected: Expected, progress: Progress, recent: Recent) -> str:
         f"TTFT {_percentiles(recent.ttft_s, (50, 95))}",
         f"TPOT {_percentiles(recent.tpot_s, (50,))}",
         f"{whole(progress.failed)} failed",
-        f"{shown(left_s, 'elapsed')} left" if left_s is not None else "",
+        f"{_clock(left_s)} left" if left_s is not None else "",
     ]
     return "  ".join(part for part in parts if part)
 
@@ -136,11 +136,9 @@ def screen(
     head = Table.grid(expand=True)
     head.add_column(ratio=1)
     head.add_column(justify="right")
-    left = f"{shown(left_s, 'elapsed')} left" if left_s is not None else ""
+    left = f"{_clock(left_s)} left" if left_s is not None else ""
     warm = " (warm-up)" if progress.elapsed_s < expected.warmup_s else ""
-    head.add_row(
-        Text(expected.title, style="bold"), Text(f"{shown(progress.elapsed_s, 'elapsed')}{warm}  {left}")
-    )
+    head.add_row(Text(expected.title, style="bold"), Text(f"{_clock(progress.elapsed_s)}{warm}  {left}"))
     bar = ProgressBar(total=1.0, completed=expected.part_done(progress))
     return Group(head, bar, _figures(progress, recent), _beside(progress, recent, beside))
 
@@ -194,3 +192,8 @@ def _percentile(values: deque[float], p: float) -> str:
 
 def _percentiles(values: deque[float], each: tuple[float, ...]) -> str:
     return " ".join(f"p{p:g} {_percentile(values, p)}" for p in each)
+
+
+def _clock(seconds: float) -> str:
+    """A time that counts up or down: `42 s`, `12:05`."""
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds // 60:.0f}:{seconds % 60:02.0f}"
