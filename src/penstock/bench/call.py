@@ -7,6 +7,7 @@ import re
 import time
 from dataclasses import dataclass, field
 
+from penstock.bench.chunks import DETAIL_LEN_MAX
 from penstock.bench.endpoint import Endpoint
 from penstock.bench.plan import PlannedRequest
 from penstock.bench.sample import Cause, Sample
@@ -216,7 +217,7 @@ class _Call:
             return Cause.NONE, ""
         if isinstance(error, OverloadError):
             self._caller.counts.connections_refused_here += 1
-        return _cause(error), error.message[:300]
+        return _cause(error), error.message.replace("the engine", "the server")[:DETAIL_LEN_MAX]
 
     # -- Watcher ------------------------------------------------------------------------------------
 
