@@ -233,7 +233,8 @@ def _scale(server: Served) -> Found:
     if client.rss_max_bytes > room:
         wrong.append(f"{client.rss_max_bytes / 1e6:.0f} MB of {room / 1e6:.0f}")
     told = f"{steady:.0f} events/s with {share:.2f} of a core, {client.rss_max_bytes / 1e6:.0f} MB"
-    return Found(f"{told}; ceiling {client.ceiling_events_per_s:.0f}", tuple(wrong))
+    lag = f"loop lag p99 {client.loop_lag_p99_s * 1000:.1f} ms"
+    return Found(f"{told}; {lag}; ceiling {client.ceiling_events_per_s:.0f}/s", tuple(wrong))
 
 
 def _rate(outcome: Outcome, begins_s: float, ends_s: float) -> float:
