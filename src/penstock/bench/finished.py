@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import Any
 
 from penstock.bench.drawing import Charts
@@ -30,6 +32,14 @@ _SCALARS = (
 )
 
 
+class Scratch:
+    """A folder that is removed with the last who knows of it, and at the end of the process."""
+
+    def __init__(self) -> None:
+        self.path = Path(mkdtemp(prefix="penstock-bench-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Finished:
     """One run.
@@ -38,13 +48,14 @@ class Finished:
         folder: where its requests are.
         min_goodput: the share of good requests that was asked for; None is none.
         troubles: what could not be written.
+        scratch: the folder, where nobody asked for one: it lives as long as this.
     """
 
     report: Report
     folder: Path
     min_goodput: float | None = None
     troubles: tuple[str, ...] = ()
-    kept: TemporaryDirectory[str] | None = field(default=None, repr=False)  # removed with this
+    scratch: Scratch | None = field(default=None, repr=False)
 
     @property
     def summary(self) -> Summary:

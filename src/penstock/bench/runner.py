@@ -6,8 +6,6 @@ import asyncio
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
@@ -16,7 +14,7 @@ from penstock.bench.arrivals import schedule
 from penstock.bench.attribution import Attributing
 from penstock.bench.beside import Readings
 from penstock.bench.energy import Cost, Price
-from penstock.bench.finished import Finished
+from penstock.bench.finished import Finished, Scratch
 from penstock.bench.instruments import Instruments
 from penstock.bench.options import Options
 from penstock.bench.picks import Picks
@@ -35,8 +33,6 @@ from penstock.bench.traces import Trace
 from penstock.bench.validity import LIMITS, judge
 from penstock.bench.watch import Expected, Nobody, Watch
 from penstock.bench.workload import Plan, Workload, plan
-
-_TEMPORARY = "penstock-bench-"
 
 
 async def run(url: str, *, watch: Watch | None = None, **options: Any) -> Finished:
@@ -80,10 +76,10 @@ async def measure(
         return await _Run(
             settings, watch, RunFolder.made(settings.output, settings.rows), stop, trace, command
         ).run(known)
-    kept = TemporaryDirectory(prefix=_TEMPORARY)
-    folder = RunFolder(Path(kept.name), RowsFormat.NONE)
+    scratch = Scratch()
+    folder = RunFolder(scratch.path, RowsFormat.NONE)
     finished = await _Run(settings, watch, folder, stop, trace, command).run(known)
-    return replace(finished, kept=kept)
+    return replace(finished, scratch=scratch)
 
 
 class _Run:

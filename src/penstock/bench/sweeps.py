@@ -11,7 +11,7 @@ import msgspec
 
 from penstock.bench.arrivals import Load
 from penstock.bench.finished import EXIT_FAILED, EXIT_INTERRUPTED, Finished
-from penstock.bench.kinds import mix_of, parse_mix
+from penstock.bench.kinds import mix_of
 from penstock.bench.prepare import Prepared, prepare
 from penstock.bench.report_files import make_folder
 from penstock.bench.result import Part, Verdict, VerdictKind
@@ -125,7 +125,6 @@ def _no_levels(text: str) -> SettingsError:
 
 async def sweep(
     settings: Settings,
-    kinds: str,
     loads: Sequence[Load],
     watch: Watch,
     stop: asyncio.Event,
@@ -133,16 +132,13 @@ async def sweep(
     """Runs all cells, kind by kind, each from the least load to the highest.
 
     Args:
-        settings: of each cell, but for kind, load and folder.
-        kinds: names with commas between them.
+        settings: of each cell, but for load and folder; each kind of their mix is sent alone.
         stop: ends it; what was done until then is told.
 
     Raises:
         PenstockError: see `measure`.
     """
-    mix = parse_mix(kinds, where="kinds")
-    own = {kind.name: kind for kind in settings.mix.kinds}
-    plan = [(own.get(kind.name, kind), load) for kind in mix.kinds for load in loads]
+    plan = [(kind, load) for kind in settings.mix.kinds for load in loads]
     if not 1 <= len(plan) <= CELLS_MAX:
         raise SettingsError(f"a sweep of {len(plan)} runs; it should be 1 to {CELLS_MAX}")
     if settings.output is not None:

@@ -93,7 +93,7 @@ def sweep(session: Session) -> int:
     found = sweeps.levels(text, whole=closed)
     if closed and given["arrivals"] != "poisson":
         raise UsageError(f"arrivals: {given['arrivals']} needs rates", hint="add --rates 1,2,4")
-    options = _short(session.options())
+    options = _short(session.options(mix=given["kinds"]))
     levels = [
         replace(options, concurrency=int(level)) if closed else replace(options, rate=level)
         for level in found
@@ -101,7 +101,7 @@ def sweep(session: Session) -> int:
     settings = read(levels[0])
 
     async def make(view: View, stop: asyncio.Event) -> Sweep:
-        return await sweeps.sweep(settings, given["kinds"], [load_of(each) for each in levels], view, stop)
+        return await sweeps.sweep(settings, [load_of(each) for each in levels], view, stop)
 
     swept = session.run(make)
     contents = {
