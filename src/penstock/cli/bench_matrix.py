@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from penstock.bench.settings import Settings
     from penstock.bench.sweeps import Sweep
 
+# What is no URL may still be one without its scheme; else it is a folder that is not there.
+_ADDRESS = re.compile(r"[\w.-]+:\d+")
 # Of each of several runs, where nothing else is said.
 DURATION = "20s"
 WARMUP = "3s"
@@ -203,7 +206,7 @@ def _compare_servers(session: Session) -> Compare:
 
     given = session.given
     for side in ("a", "b"):
-        if "/" in given[side].removeprefix("./") and "://" not in given[side]:
+        if "://" not in given[side] and not _ADDRESS.match(given[side]):
             raise UsageError(f"{given[side]}: no such folder", hint="a URL begins with http:// or https://")
     if given["interleave"].upper() not in ("AB", "ABBA"):
         raise UsageError(f"interleave: {given['interleave']!r} is none of AB, ABBA")

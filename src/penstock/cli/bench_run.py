@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from penstock.bench.options import Options
 from penstock.cli.bench_session import BenchCommand, PrintOptions, Session, write_files
 from penstock.cli.bench_view import View
@@ -87,7 +89,10 @@ def replay(session: Session) -> int:
     from penstock.bench.traces import read_trace
 
     given = session.given
-    settings = read(session.options())
+    settings = read(session.options(warmup=given["warmup"] or "0s"))
+    if not given["duration"]:
+        # A recorded load has an end of its own.
+        settings = msgspec.structs.replace(settings, duration_s=None)
     try:
         form = TraceFormat(given["trace_format"])
     except ValueError:
