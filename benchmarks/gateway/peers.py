@@ -35,11 +35,13 @@ class Package:
         lock: the name of its file in `locks`, without `.txt`.
         name: the distribution whose version is shown.
         python_min: it does not run on an older one.
+        options: further options of `pip install`.
     """
 
     lock: str
     name: str
     python_min: tuple[int, int] = (3, 11)
+    options: tuple[str, ...] = ()
 
     def version(self, locks: Path = LOCKS) -> str:
         """The version that is pinned."""
@@ -62,7 +64,7 @@ class Package:
                 shutil.rmtree(venv, ignore_errors=True)
                 _made((python, "-m", "venv", str(venv)))
                 pip = (str(venv / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check")
-                _made((*pip, "--quiet", "--requirement", str(locks / f"{self.lock}.txt")))
+                _made((*pip, "--quiet", *self.options, "--requirement", str(locks / f"{self.lock}.txt")))
                 complete.touch()
         return venv
 

@@ -23,6 +23,8 @@ from benchmarks.gateway.peers import AbsentError
 from benchmarks.gateway.plan import Plan, Step, at
 from benchmarks.gateway.processes import ROOT, Throttle, Tree, backend, free_ports, started, throttled
 
+from penstock.core.stats import percentile
+
 READY_TIMEOUT_S = 90.0
 ASK_EVERY_S = 0.01
 WATCH_EVERY_S = 0.1
@@ -292,9 +294,3 @@ def _serves(port: int) -> bool:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False
-
-
-def percentile(values: Sequence[float], p: float) -> float:
-    """The nearest-rank percentile of at least one value; `p` from 0 to 100."""
-    ordered = sorted(values)
-    return ordered[max(0, -(-len(ordered) * p // 100).__int__() - 1)]

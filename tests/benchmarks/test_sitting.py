@@ -11,7 +11,7 @@ from benchmarks.gateway.arms import Arm, Launch, Place
 from benchmarks.gateway.peers import AbsentError, Package
 from benchmarks.gateway.plan import Plan, Step, plain
 from benchmarks.gateway.processes import ROOT, Throttle
-from benchmarks.gateway.sitting import measure, percentile
+from benchmarks.gateway.sitting import measure
 
 ANSWERS_WRONGLY = """
 import sys
@@ -166,9 +166,3 @@ def test_a_throttled_process_saves_up_no_more_than_a_burst() -> None:
     assert member.stopped
     throttle.end()
     assert not member.stopped
-
-
-def test_percentiles_are_by_nearest_rank() -> None:
-    values = [float(number) for number in range(1, 101)]
-
-    assert [percentile(values, p) for p in (0, 50, 99, 100)] == [1.0, 50.0, 99.0, 100.0]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
 
 from penstock.core.config import Address
 from penstock.core.errors import DeadlineError, OverloadError, Phase
-from penstock.engines.client import FETCH_BYTES_MAX, ConnectRefusedError, EngineClient
+from penstock.engines.client import FETCH_BYTES_MAX, ConnectRefusedError, Dialling, EngineClient
 from penstock.engines.exchange import (
     UNREAD_BYTES_MAX,
     ConnectionLostError,
@@ -746,3 +746,72 @@ def test_a_closed_client_keeps_nothing(run: Any, engine: Any, until: Any) -> Non
             await until(lambda: client.connections(e.address) == (0, 0))
 
     run(scene())
+
+
+def test_an_address_is_dialled_at_its_hosts_in_turn_and_still_asked_for_by_its_name(
+    run: Any, engine: Any
+) -> None:
+    async def main() -> None:
+        async with engine(answering(reply(b"a"))) as server, closing(EngineClient(idle_max=0)) as client:
+            named = Address("engine.invalid", server.address.port)
+            client.reach(named, Dialling(hosts=("127.0.0.1", "127.0.0.2")))
+
+            with suppress(ConnectRefusedError):  # the second host, where nobody listens
+                await get(client, named)
+            with suppress(ConnectRefusedError):
+                await get(client, named)
+
+            assert [
+                b"host: engine.invalid:" in request for peer in server.peers for request in peer.requests
+            ] == [True]
+
+    run(main())
+
+
+def test_a_watcher_hears_of_the_sending_and_of_the_head_before_the_body(run: Any, engine: Any) -> None:
+    heard: list[object] = []
+
+    class Ear:
+        def on_send(self, exchange: Exchange, reused: bool) -> None:
+            heard.append(("send", reused))
+
+        def on_head(self, exchange: Exchange) -> None:
+            heard.append(("head", exchange.status))
+            exchange.receive(heard.append)
+
+    async def main() -> None:
+        replies = answering(reply(b"abc"), reply(b"def"))
+        async with engine(replies) as server, closing(EngineClient()) as client:
+            for _ in range(2):
+                exchange = await client.open(server.address, b"GET", b"/", [], b"", PLENTY, Ear())
+                await exchange.end()
+
+    run(main())
+
+    assert heard == [("send", False), ("head", 200), b"abc", ("send", True), ("head", 200), b"def"]
+
+
+def test_a_watcher_hears_twice_of_a_request_that_was_sent_again(run: Any, engine: Any) -> None:
+    sent: list[bool] = []
+
+    class Ear:
+        def on_send(self, exchange: Exchange, reused: bool) -> None:
+            sent.append(reused)
+
+        def on_head(self, exchange: Exchange) -> None:
+            pass
+
+    async def main() -> None:
+        async def script(peer: Any) -> None:
+            await peer.request()
+            await peer.say(reply(b"abc"))
+            await peer.request()
+
+        async with engine(script) as server, closing(EngineClient()) as client:
+            for _ in range(2):
+                exchange = await client.open(server.address, b"GET", b"/", [], b"", PLENTY, Ear())
+                await exchange.read(100)
+
+    run(main())
+
+    assert sent == [False, True, False]

@@ -6,14 +6,12 @@ and default from the class, help from its docstring.
 
 from __future__ import annotations
 
-import inspect
 import os
-import re
-from dataclasses import fields
-from typing import Any, get_type_hints
+from typing import Any
 
 import typer
 
+from penstock.cli.options import with_options
 from penstock.cli.terminal import UsageError, epilog, out
 from penstock.simulator.settings import SimEngineSettings
 
@@ -43,7 +41,7 @@ def register(app: typer.Typer) -> None:
         help="Run a simulated engine with vLLM's API, until SIGTERM. Prints its address when it listens. "
         f"{KEY_VARIABLE} holds the key that it asks for.",
         epilog=epilog(*EXAMPLES),
-    )(_engine_command())
+    )(with_options(SimEngineSettings, _engine, leave_out=(KEY_FIELD,)))
     app.add_typer(group, name="sim")
 
 
@@ -61,40 +59,5 @@ def engine(settings: SimEngineSettings) -> None:
     run(settings, ready=ready)
 
 
-def _engine_command() -> Any:
-    """A function with one keyword for each option, as typer reads them."""
-
-    def command(**values: Any) -> None:
-        given: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
-        }
-        engine(SimEngineSettings(**given, api_key=os.environ.get(KEY_VARIABLE, "")))
-
-    types = get_type_hints(SimEngineSettings)
-    helps = _helps(SimEngineSettings.__doc__ or "")
-    parameters = []
-    for field in fields(SimEngineSettings):
-        if field.name == KEY_FIELD:
-            continue
-        several = types[field.name] == tuple[str, ...]
-        default = list(field.default) if several and isinstance(field.default, tuple) else field.default
-        parameters.append(
-            inspect.Parameter(
-                field.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=typer.Option(
-                    default, help=helps.get(field.name, ""), metavar="TEXT" if several else None
-                ),
-                annotation=list[str] if several else types[field.name],
-            )
-        )
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by inspect
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return command
-
-
-def _helps(docstring: str) -> dict[str, str]:
-    """The text of each entry under `Args:`."""
-    _, _, entries = inspect.cleandoc(docstring).partition("Args:\n")
-    found = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", entries, re.MULTILINE)
-    return {name: " ".join(text.split()) for name, text in found}
+def _engine(_: typer.Context, **values: Any) -> None:
+    engine(SimEngineSettings(**values, api_key=os.environ.get(KEY_VARIABLE, "")))

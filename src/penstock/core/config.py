@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
+from penstock.core.address import Address
 from penstock.core.config_limits import (
     BudgetConfig,
     IdempotencyConfig,
@@ -26,7 +27,6 @@ from penstock.core.config_limits import (
     UsageConfig,
 )
 from penstock.core.config_values import (
-    Address,
     Amount,
     ArgName,
     ArgValue,

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import ssl
 import time
 from collections import deque
 from dataclasses import dataclass
 
 import msgspec
 
-from penstock.core.config import Address
+from penstock.core.address import Address
 from penstock.core.errors import DeadlineError, EngineError, OverloadError, Phase
 from penstock.engines.alarm import Alarm
 from penstock.engines.connection import EngineConnection
-from penstock.engines.exchange import ConnectionLostError, Exchange, Headers, PhaseTimeouts
+from penstock.engines.exchange import ConnectionLostError, Exchange, Headers, PhaseTimeouts, Watcher
 
 # Enough for the largest batch of one engine; an engine that is asked for more would only queue it.
 CONNECTIONS_PER_ENGINE_MAX = 2048
@@ -29,6 +31,30 @@ class ConnectRefusedError(EngineError):
     """No connection could be opened: nothing was sent."""
 
     code = "engine_unreachable"
+
+
+class TlsError(ConnectRefusedError):
+    """The engine and its client could not agree on how to speak in secret."""
+
+    code = "engine_tls"
+
+
+@dataclass(frozen=True, slots=True)
+class Dialling:
+    """How connections to an engine are opened, where its address alone does not say it.
+
+    Args:
+        hosts: names or IP addresses to dial in turn; none dials the address itself.
+        tls: speaks TLS, and expects the certificate of the address's host; None does not.
+        receive_buffer_bytes: what the kernel takes from the engine before we read it; None leaves it to the kernel.
+    """
+
+    hosts: tuple[str, ...] = ()
+    tls: ssl.SSLContext | None = None
+    receive_buffer_bytes: int | None = None
+
+
+_PLAIN = Dialling()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +86,10 @@ class EngineClient:
         self._idle_max = idle_max
         self._pools: dict[Address, _Pool] = {}
 
+    def reach(self, address: Address, dialling: Dialling) -> None:
+        """Opens connections to `address` as `dialling` says, from now on."""
+        self._pool(address).dialling = dialling
+
     async def open(
         self,
         address: Address,
@@ -68,6 +98,7 @@ class EngineClient:
         headers: Headers,
         body: bytes,
         timeouts: PhaseTimeouts,
+        watcher: Watcher | None = None,
     ) -> Exchange:
         """Sends a request and waits for the head of its response.
 
@@ -77,6 +108,7 @@ class EngineClient:
         Args:
             target: path and query.
             headers: lower-case names; `host` and `content-length` are added here.
+            watcher: told as things happen; twice of the sending where a connection is replaced.
 
         Raises:
             ConnectRefusedError: no connection; nothing was sent.
@@ -84,21 +116,21 @@ class EngineClient:
             EngineError: the connection was lost, or the response is malformed.
             OverloadError: too many connections to this engine are open.
         """
-        pool = self._pools.get(address)
-        if pool is None:
-            pool = self._pools[address] = _Pool(address, self._connections_max, self._idle_max)
+        pool = self._pool(address)
         request = _serialize(pool.host_line, method, target, headers, body)
         begun_s = time.monotonic()
         connection = pool.idle_connection()
         if connection is not None:
             try:
-                return await _exchange(connection, request, timeouts)
+                return await _exchange(connection, request, timeouts, watcher)
             except _StaleConnectionError:
                 if time.monotonic() - begun_s > STALE_WITHIN_S:  # it had the request for a while
                     raise
         connection = await pool.connect(timeouts)
         left_s = max(0.0, timeouts.total_s - (time.monotonic() - begun_s))
-        return await _exchange(connection, request, msgspec.structs.replace(timeouts, total_s=left_s))
+        return await _exchange(
+            connection, request, msgspec.structs.replace(timeouts, total_s=left_s), watcher
+        )
 
     async def fetch(
         self,
@@ -134,6 +166,12 @@ class EngineClient:
         for pool in self._pools.values():
             pool.close()
 
+    def _pool(self, address: Address) -> _Pool:
+        pool = self._pools.get(address)
+        if pool is None:
+            pool = self._pools[address] = _Pool(address, self._connections_max, self._idle_max)
+        return pool
+
 
 class _Pool:
     """The connections to one engine: last in, first out, so that the engine closes spare ones as they age."""
@@ -145,6 +183,8 @@ class _Pool:
         self.idle_max = idle_max
         self.idle: deque[EngineConnection] = deque()
         self.closed = False
+        self.dialling = _PLAIN
+        self._dialled = 0
         self._open: set[EngineConnection] = set()
         self._on_free, self._on_lost = self._freed, self._lost  # once, not for each connection
 
@@ -189,15 +229,30 @@ class _Pool:
             raise too_late
         try:
             async with asyncio.timeout(timeout_s):
-                await asyncio.get_running_loop().create_connection(
-                    lambda: connection, self.address.host, self.address.port
-                )
+                await self._connect(connection)
         except TimeoutError:
             raise too_late from None
+        except ssl.SSLError as error:
+            raise TlsError(f"{self.address}: {_tls_reason(error)}") from None
         except (OSError, UnicodeError) as error:  # UnicodeError: a host that can't be a name
             raise ConnectRefusedError(
                 f"{self.address}: {getattr(error, 'strerror', None) or error}"
             ) from None
+
+    async def _connect(self, connection: EngineConnection) -> None:
+        dialling = self.dialling
+        hosts = dialling.hosts or (self.address.host,)
+        self._dialled += 1
+        transport, _ = await asyncio.get_running_loop().create_connection(
+            lambda: connection,
+            hosts[self._dialled % len(hosts)],
+            self.address.port,
+            ssl=dialling.tls,
+            server_hostname=self.address.host if dialling.tls else None,
+        )
+        if dialling.receive_buffer_bytes is not None:
+            sock = transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, dialling.receive_buffer_bytes)
 
     def close(self) -> None:
         self.closed = True
@@ -221,10 +276,14 @@ class _StaleConnectionError(ConnectionLostError):
     """A reused connection was closed by the engine before it answered a byte."""
 
 
-async def _exchange(connection: EngineConnection, request: bytes, timeouts: PhaseTimeouts) -> Exchange:
+async def _exchange(
+    connection: EngineConnection, request: bytes, timeouts: PhaseTimeouts, watcher: Watcher | None
+) -> Exchange:
     if not connection.usable:
         raise ConnectionLostError("the engine closed the connection as soon as it was open")
-    exchange = Exchange(connection, timeouts, asyncio.get_running_loop(), connection.alarm)
+    exchange = Exchange(connection, timeouts, asyncio.get_running_loop(), connection.alarm, watcher)
+    if watcher is not None:
+        watcher.on_send(exchange, connection.reused)
     connection.send(exchange, request)
     try:
         await exchange.head()
@@ -236,6 +295,14 @@ async def _exchange(connection: EngineConnection, request: bytes, timeouts: Phas
         exchange.cancel()
         raise
     return exchange
+
+
+def _tls_reason(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {error.verify_message}"
+    if error.reason == "WRONG_VERSION_NUMBER":
+        return "it does not speak TLS"
+    return f"no TLS with it: {error.reason or error}"
 
 
 def _serialize(host_line: bytes, method: bytes, target: bytes, headers: Headers, body: bytes) -> bytes:

@@ -71,11 +71,22 @@ class Channel(Protocol):
         """Closes the connection at once, which cancels the engine's work."""
 
 
+class Watcher(Protocol):
+    """Whoever wants to know at once, and not a turn of the event loop later: who takes times."""
+
+    def on_send(self, exchange: Exchange, reused: bool) -> None:
+        """The request is about to be written to an open connection, which may have carried others before."""
+
+    def on_head(self, exchange: Exchange) -> None:
+        """The head is whole; the body is still to come, and may be received from now on."""
+
+
 class Exchange:
     """The response as it arrives: `status` and `headers` once `head()` returns, then the body.
 
     Args:
         alarm: of the connection, free for this exchange; None gives it one of its own.
+        watcher: told of the head before whoever waits for it.
     """
 
     __slots__ = (
@@ -92,6 +103,7 @@ class Exchange:
         "_started_s",
         "_timeouts",
         "_unread",
+        "_watcher",
         "answered",
         "body_begun",
         "complete",
@@ -107,7 +119,9 @@ class Exchange:
         timeouts: PhaseTimeouts,
         loop: asyncio.AbstractEventLoop,
         alarm: Alarm | None = None,
+        watcher: Watcher | None = None,
     ) -> None:
+        self._watcher = watcher
         self._channel = channel
         self._loop = loop
         self._timeouts = timeouts
@@ -229,6 +243,7 @@ class Exchange:
     def expect_first_token(self) -> None:
         """What has come so far was no token: the limit on the first one goes on, not the one on stalls."""
         self.body_begun = False
+        self._alarm.set(self._due()[0])
 
     @property
     def sent_s(self) -> float:
@@ -242,6 +257,8 @@ class Exchange:
         self.status = status
         self.headers = headers
         _wake(self._head)
+        if self._watcher is not None:
+            self._watcher.on_head(self)
 
     def on_data(self, data: bytes) -> None:
         """Body bytes of one read from the socket; dropped once the exchange has failed."""
@@ -262,9 +279,8 @@ class Exchange:
     def on_complete(self) -> None:
         """The response is whole."""
         self.complete = True
-        self._on_body = self.on_chunk = (
-            None  # it refers to what refers to us: not left to the garbage collector
-        )
+        # they refer to what refers to us: not left to the garbage collector
+        self._watcher = self._on_body = self.on_chunk = None
         self._stop_alarm()
         _wake(self._first)
         _wake(self._end)
@@ -274,7 +290,7 @@ class Exchange:
         if self.complete or self._error is not None:
             return
         self._error = error
-        self._on_body = self.on_chunk = None
+        self._watcher = self._on_body = self.on_chunk = None
         self._stop_alarm()
         self._channel.abort()
         _wake(self._head)

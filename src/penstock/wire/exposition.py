@@ -1,4 +1,4 @@
-"""The few numbers that routing needs, out of an engine's /metrics in the Prometheus text format.
+"""The few numbers that routing and load tests need, out of a page of /metrics in the Prometheus text format.
 
 Only lines of known names are looked at; a line that is not well-formed, or whose value can't be, is passed over.
 Several engines in one process add up; ranks of one engine report the same requests, and only the first one counts.
@@ -56,17 +56,21 @@ class EngineLoad:
 
 def read_load(body: bytes) -> EngineLoad | None:
     """The load in a page of metrics; None where it names no running or no waiting requests."""
-    if len(body) > BODY_BYTES_MAX:
-        body = body[: body.rfind(b"\n", 0, BODY_BYTES_MAX) + 1]
-    running, waiting = _values(body, RUNNING, COUNT_MAX), _values(body, WAITING, COUNT_MAX)
+    body = bounded(body)
+    running, waiting = values_of(body, RUNNING, COUNT_MAX), values_of(body, WAITING, COUNT_MAX)
     if not running or not waiting:
         return None
-    usage = _values(body, KV_USAGE, 1.0)
+    usage = values_of(body, KV_USAGE, 1.0)
     return EngineLoad(round(sum(running)), round(sum(waiting)), max(usage, default=None))
 
 
-def _values(body: bytes, names: tuple[bytes, ...], most: float) -> list[float]:
-    """The values of the first of `names` that is there."""
+def bounded(body: bytes) -> bytes:
+    """A page without what stands behind its first `BODY_BYTES_MAX` bytes."""
+    return body if len(body) <= BODY_BYTES_MAX else body[: body.rfind(b"\n", 0, BODY_BYTES_MAX) + 1]
+
+
+def values_of(body: bytes, names: tuple[bytes, ...], most: float) -> list[float]:
+    """The values, 0 to `most`, of the first of `names` that a page has; none where it has none of them."""
     for name in names:
         values = [value for value in _samples(body, name) if 0 <= value <= most]
         if values:

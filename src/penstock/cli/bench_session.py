@@ -1,0 +1,227 @@
+"""What the commands of `penstock bench` have in common: where the load goes, Ctrl-C, exit codes by cause, output."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import typer
+from rich.console import Console
+
+from penstock.bench.options import Options
+from penstock.cli.bench_view import View
+from penstock.cli.loading import Invocation, invocation
+from penstock.cli.terminal import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, UsageError, complain, out, say
+from penstock.core.errors import PenstockError
+
+EXIT_UNREACHABLE = 3
+EXIT_REFUSED = 4
+CODES = (
+    "Exit codes: 0 valid, 1 failed (also: not all could be written), 2 wrong usage, 3 the server can't be reached, "
+    "4 it refuses or answers nonsense before the load, 10 CLIENT-LIMITED, 11 ERRORS, 12 NOT-STEADY, 13 CACHE-TAINTED, "
+    "14 TOO-FEW-SAMPLES, 15 too few requests met the SLO, 16 B is worse than A, 130 interrupted"
+)
+# Codes of errors before a load, by whose fault they are.
+_BY_CAUSE = {"unreachable": EXIT_UNREACHABLE, "bad_endpoint": EXIT_REFUSED, "calibration": EXIT_REFUSED}
+_USAGE = frozenset(
+    {
+        "usage",
+        "workload",
+        "bad_load",
+        "bad_slo",
+        "trace",
+        "bench_folder",
+        "no_such_measure",
+        "missing_library",
+    }
+    | {"metrics_source", "gpu_log", "invalid_configuration"}
+)
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrintOptions:
+    """How results are printed.
+
+    Args:
+        json: print the figures as JSON.
+        markdown: print the report as Markdown.
+        junit: write a JUnit file for CI.
+        quiet: show no progress.
+        define: print what a measure is, and end; such as `ttft`.
+    """
+
+    json: bool = False
+    markdown: bool = False
+    junit: str = ""
+    quiet: bool = False
+    define: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One invocation of a command.
+
+    Args:
+        given: the values of all of its options.
+    """
+
+    here: Invocation
+    given: dict[str, Any]
+
+    @property
+    def printing(self) -> PrintOptions:
+        """How results are printed."""
+        return PrintOptions(**{field.name: self.given[field.name] for field in fields(PrintOptions)})
+
+    def options(self, **others: Any) -> Options:
+        """The options of the run; `others` in place of those that were given."""
+        names = {field.name for field in fields(Options)}
+        options = Options(**{name: value for name, value in (self.given | others).items() if name in names})
+        if options.api_key:
+            say("warning: a key on the command line can be read by everybody on this machine")
+            say("hint: put it into PENSTOCK_BENCH_API_KEY, or a file for --key-file")
+        return options if options.url else _at_home(self.here, options)
+
+    def run(self, make: Callable[[View, asyncio.Event], Awaitable[_Result]]) -> _Result:
+        """What `make` comes to; Ctrl-C ends its load early, a second one ends it at once."""
+        view = View(Console(stderr=True), quiet=self.printing.quiet)
+        try:
+            return asyncio.run(_stoppable(make, view))
+        except asyncio.CancelledError:
+            say("interrupted before anything was measured")
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+
+    def publish(
+        self, *, text: Callable[[], str], markdown: Callable[[], str], data: Callable[[], bytes]
+    ) -> None:
+        """Prints the result in the form that was asked for; only that one is made."""
+        if self.printing.json:
+            out(data().decode().rstrip("\n"))
+        else:
+            out((markdown if self.printing.markdown else text)().rstrip("\n"))
+
+
+@dataclass(frozen=True, slots=True)
+class BenchCommand:
+    """One command of the group.
+
+    Args:
+        act: does it, and returns the exit code.
+        options: dataclass of its options.
+        positional: options that are named by their place.
+        leave_out: options of the class that it does not have; they keep their defaults.
+    """
+
+    name: str
+    act: Callable[[Session], int]
+    options: type
+    help: str
+    examples: tuple[str, ...]
+    positional: tuple[str, ...] = ()
+    leave_out: frozenset[str] = frozenset()
+
+
+def command(act: Callable[[Session], int]) -> Callable[..., None]:
+    """A command that ends with the code that `act` returns, or with that of its error."""
+
+    def invoked(context: typer.Context, **given: Any) -> None:
+        session = Session(invocation(context), given)
+        try:
+            if session.printing.define:
+                from penstock.bench.definitions import define
+
+                out(define(session.printing.define))
+                return
+            if session.printing.json and session.printing.markdown:
+                raise UsageError("--json and --markdown: standard output has room for one of them")
+            code = act(session)
+        except PenstockError as error:
+            complain(error)
+            raise typer.Exit(code_of(error)) from None
+        raise typer.Exit(code)
+
+    return invoked
+
+
+def code_of(error: PenstockError) -> int:
+    """The exit code of an error."""
+    if error.code in _USAGE:
+        return EXIT_USAGE
+    return _BY_CAUSE.get(error.code, EXIT_FAILED)
+
+
+def write_files(folder: Path, contents: dict[str, bytes]) -> bool:
+    """Writes files into a folder that is there; says what can't be written, and whether all could."""
+    whole = True
+    for name, content in contents.items():
+        try:
+            (folder / name).write_bytes(content)
+        except OSError as error:
+            say(f"error: {folder / name}: {error.strerror or error}")
+            whole = False
+    return whole
+
+
+async def _stoppable(make: Callable[[View, asyncio.Event], Awaitable[_Result]], view: View) -> _Result:
+    stop = asyncio.Event()
+    task = asyncio.current_task()
+    assert task is not None
+
+    def interrupted() -> None:
+        if view.loading and not stop.is_set():
+            stop.set()
+            say("stopping; what was measured so far is reported. Once more to give up.")
+        else:
+            task.cancel()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with suppress(
+            NotImplementedError, RuntimeError, ValueError
+        ):  # no main thread: somebody else's matter
+            loop.add_signal_handler(number, interrupted)
+    try:
+        return await make(view, stop)
+    finally:
+        view.end()
+
+
+def _at_home(here: Invocation, options: Options) -> Options:
+    """The options for the gateway that runs here, with its key, its metrics and its engines'."""
+    from penstock.store.runtime import Registry, lock_holder
+
+    holder = lock_holder(here.home.lock)
+    if holder is None or not holder.listen:
+        raise UsageError(
+            "no URL is given, and no gateway runs here",
+            hint="`penstock up` starts one; or name a server: penstock bench run http://127.0.0.1:8000",
+        )
+    engines = tuple(f"{one.url}/metrics" for one in Registry(here.home.replicas).registrations())
+    found = replace(
+        options,
+        url=holder.listen,
+        metrics=options.metrics or (() if options.no_metrics else engines),
+        gateway_metrics=options.gateway_metrics
+        or (() if options.no_metrics or not holder.admin else (f"{holder.admin}/metrics",)),
+    )
+    return found if _has_key(found) else _with_own_key(here, found)
+
+
+def _has_key(options: Options) -> bool:
+    from penstock.bench.settings import key_of
+
+    return bool(key_of(options, os.environ))
+
+
+def _with_own_key(here: Invocation, options: Options) -> Options:
+    """With the first key of the configuration, where it has some."""
+    keys = here.load(quiet=True).config.gateway.api_keys
+    return replace(options, api_key=keys[0].get_secret_value()) if keys else options
