@@ -114,11 +114,14 @@ def test_what_was_under_way_when_the_window_began_is_part_of_what_went_through_i
         for place in range(4)
     ]
 
-    whole = summarize(samples, [Stage("concurrency 4", 4.0, 10.0, concurrency=4)]).all
+    stages = [Stage("concurrency 4", 4.0, 10.0, concurrency=4)]
+    whole = summarize(samples, stages, slo=parse_slo("ttft=1s")).all
 
     assert (whole.window.begins_s, whole.window.ends_s) == (4.0, 10.0)
     assert whole.throughput.completed_per_s == pytest.approx(2.0)
     assert whole.throughput.in_flight_mean == pytest.approx(4.0, rel=0.01)
+    assert whole.goodput is not None
+    assert whole.goodput.per_s == pytest.approx(2.0)
     assert whole.throughput.output_tokens_per_s == pytest.approx(32.0, rel=0.1)
     assert whole.window.steady is not False
 

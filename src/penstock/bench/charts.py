@@ -5,7 +5,7 @@ What has nothing to show is left out: no chart of errors in a run without one, n
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 
 from penstock.bench.chart_scale import Axis
@@ -24,9 +24,10 @@ from penstock.bench.drawing import (
     line_chart,
 )
 from penstock.bench.picks import WARM_UP_STAGE, Pick
-from penstock.bench.result import Moment, Part, Summary
+from penstock.bench.result import Moment, Summary
 from penstock.bench.shown import BYTES, DURATION, ELAPSED, SHARE, shown
 from penstock.bench.timeline import timeline_chart
+from penstock.core.stats import percentile
 
 Series = Mapping[str, Sequence[tuple[float, float]]]
 # A browser draws so many marks without a wait.
@@ -35,6 +36,8 @@ DOTS_MAX = 2000
 _GAP_SHARE, _GAP_S = 0.04, 2.0
 # Rates are told over no shorter time, and in no more steps.
 _STEP_S, _STEPS_MAX = 1.0, 120
+# A percentile of fewer requests is noise.
+_LATENCY_STEPS_MAX = 60
 # Values that differ by more than this are told apart only on a logarithmic axis.
 _LOG_FROM = 30.0
 _MIB = 2**20
@@ -57,7 +60,7 @@ def run_charts(
     """
     limits = limits_s or {}
     drawn = chain(
-        _over_time(summary, limits),
+        _over_time(summary, picks, limits),
         _clouds(summary, picks, limits),
         _distributions(summary),
         _timelines(summary, picks),
@@ -68,16 +71,17 @@ def run_charts(
     return Charts(tuple(chart for chart in drawn if chart is not None))
 
 
-def _over_time(summary: Summary, limits: Mapping[str, float]) -> Iterator[Chart]:
+def _over_time(summary: Summary, picks: Sequence[Pick], limits: Mapping[str, float]) -> Iterator[Chart]:
     moments, shades, time = summary.over_time, _shades(summary), _time(summary)
+    latency = _latencies(summary, picks)
     if len(moments) < 2:
         return
     yield line_chart(
         "ttft-over-time",
         "TTFT over time",
         [
-            Line("p50", _latency(summary, "ttft_p50_s"), dots=_few(moments)),
-            Line("p95", _latency(summary, "ttft_p95_s"), dots=_few(moments)),
+            Line("p50", latency["ttft_p50_s"], dots=_few(moments)),
+            Line("p95", latency["ttft_p95_s"], dots=_few(moments)),
         ],
         time,
         Axis("TTFT", DURATION),
@@ -88,7 +92,7 @@ def _over_time(summary: Summary, limits: Mapping[str, float]) -> Iterator[Chart]
     yield line_chart(
         "tpot-over-time",
         "TPOT over time",
-        [Line("p50", _latency(summary, "tpot_p50_s"), dots=_few(moments))],
+        [Line("p50", latency["tpot_p50_s"], dots=_few(moments))],
         time,
         Axis("TPOT", DURATION),
         caption="median time per output token",
@@ -151,7 +155,8 @@ def _clouds(summary: Summary, picks: Sequence[Pick], limits: Mapping[str, float]
         "E2E of each request",
         dots,
         _time(summary),
-        _axis("E2E", [dot.y for dot in dots]),
+        # What failed at once must not press all answers together.
+        _axis("E2E", [dot.y for dot in dots if not dot.cross] or [dot.y for dot in dots]),
         caption=f"by the time it was scheduled{share}",
         legend=tuple(legend),
         shades=_shades(summary),
@@ -263,17 +268,51 @@ def _time(summary: Summary) -> Axis:
     return Axis("time since the start", ELAPSED, least=0.0, most=summary.duration_s or None)
 
 
-def _latency(summary: Summary, member: str) -> list[Point]:
-    """A latency over time; moments without one are passed over, but for a longer pause."""
+def _latencies(summary: Summary, picks: Sequence[Pick]) -> dict[str, list[Point]]:
+    """Latencies over time. Of a run whose requests are all at hand, in steps that hold enough of them."""
+    if len([pick for pick in picks if pick.stage != WARM_UP_STAGE]) < summary.all.counts.requests:
+        return {name: _bridged(summary, _points(summary.over_time, name)) for name in _LATENCIES}
+    step_s = max(_STEP_S, summary.duration_s / _LATENCY_STEPS_MAX)
+    found = {}
+    for name, (value, p) in _LATENCIES.items():
+        steps: dict[int, list[float]] = {}
+        for pick in picks:
+            known = value(pick) if pick.good else None
+            if known is not None:
+                steps.setdefault(int(pick.scheduled_s / step_s), []).append(known)
+        points: list[Point] = [((at + 0.5) * step_s, percentile(steps[at], p)) for at in sorted(steps)]
+        found[name] = _bridged(summary, points)
+    return found
+
+
+def _bridged(summary: Summary, points: Sequence[Point]) -> list[Point]:
+    """The points that have a value; a longer pause between two of them is a gap."""
     gap_s = max(_GAP_S, _GAP_SHARE * summary.duration_s)
-    points: list[Point] = []
-    for at_s, value in _points(summary.over_time, member):
+    bridged: list[Point] = []
+    for at_s, value in points:
         if value is None:
             continue
-        if points and at_s - points[-1][0] > gap_s:
-            points.append(((at_s + points[-1][0]) / 2, None))
-        points.append((at_s, value))
-    return points
+        if bridged and at_s - bridged[-1][0] > gap_s:
+            bridged.append(((at_s + bridged[-1][0]) / 2, None))
+        bridged.append((at_s, value))
+    return bridged
+
+
+def _ttft(pick: Pick) -> float | None:
+    return pick.first_s - pick.scheduled_s if pick.first_s is not None else None
+
+
+def _tpot(pick: Pick) -> float | None:
+    if pick.first_s is None or pick.last_s is None or pick.tokens < 2:
+        return None
+    return (pick.last_s - pick.first_s) / (pick.tokens - 1)
+
+
+_LATENCIES: Mapping[str, tuple[Callable[[Pick], float | None], float]] = {
+    "ttft_p50_s": (_ttft, 50.0),
+    "ttft_p95_s": (_ttft, 95.0),
+    "tpot_p50_s": (_tpot, 50.0),
+}
 
 
 def _rates(moments: Sequence[Moment], member: str) -> list[Point]:
@@ -320,10 +359,3 @@ def _shades(summary: Summary) -> list[Shade]:
         ]
     begins_s = summary.all.window.begins_s
     return [Shade(0.0, begins_s, "left out")] if begins_s > 0 else []
-
-
-def cell_latency(part: Part, measure: str, p: float) -> float | None:
-    """A percentile of a measure of a part; None where it has none."""
-    spread = part.measures.get(measure)
-    found = spread.at(p) if spread is not None else None
-    return found.value if found is not None else None

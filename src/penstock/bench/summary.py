@@ -185,20 +185,19 @@ class _Reading:
         kind = self.rows.kinds[self.rows.kind_code(sample.kind)]
         self.tallies.setdefault((kind, sample.stage), Tally()).add(sample)
         self.flow.add(sample)
-        if sample.stage <= WARMUP:
-            # It is in no latency, but what of it comes later is what the server does then.
-            self.warmup += 1
-            self.warmup_last_s = max(self.warmup_last_s, sample.scheduled_s)
-            self.rows.add(sample)
-            return
-        self._requests += 1
-        self.seen_stages.add(sample.stage)
         met = judged(self._slo, sample) if self._slo else None
         self.rows.add(
             sample,
             met.good if met else None,
             sum(self._bits[name] for name in met.missed) if met else 0,
         )
+        if sample.stage <= WARMUP:
+            # It is in no latency, but what of it comes later is what the server does then.
+            self.warmup += 1
+            self.warmup_last_s = max(self.warmup_last_s, sample.scheduled_s)
+            return
+        self._requests += 1
+        self.seen_stages.add(sample.stage)
         if is_failure(sample.cause):
             self._add_failure(sample)
         if sample.cached_tokens is not None and sample.prompt_tokens:
