@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from penstock.core.errors import EngineError
 from penstock.engines.connection import HEAD_BYTES_MAX, EngineConnection
@@ -76,6 +79,57 @@ async def error_of(exchange: Exchange) -> EngineError:
     with pytest.raises(EngineError) as caught:
         await exchange.end()
     return caught.value
+
+
+EVENTS = [b"data: %d%b\n\n" % (n, b"x" * n) for n in range(60)]
+
+
+@given(
+    style=st.sampled_from([b"%x", b"%X", b"0%x", b"%x;a=1"]),
+    cuts=st.lists(st.integers(1, 4000), max_size=30),
+    takes=st.lists(st.booleans(), min_size=1, max_size=7),
+)
+def test_chunks_that_are_passed_on_with_their_framing_leave_the_others_as_they_are(
+    style: bytes, cuts: list[int], takes: list[bool]
+) -> None:
+    chunks = [(style + b"\r\n%b\r\n") % (len(event), event) for event in EVENTS]
+    ends = {sum(map(len, chunks[:n])) for n in range(1, len(chunks))}
+    stream = b"".join(chunks) + b"0\r\n\r\n"
+    places = [0, *sorted({*(cut for cut in cuts if cut < len(stream)), *ends}), len(stream)]
+
+    async def scene() -> None:
+        line = Line()
+        turn = itertools.cycle(takes)
+
+        def take(chunk: bytes, size: int) -> bool:
+            if next(turn):
+                line.parts.append(chunk[-2 - size : -2])
+                return True
+            return False
+
+        line.exchange.receive(line.parts.append)
+        line.exchange.on_chunk = take
+        line.hear(CHUNKED, *(stream[begin:end] for begin, end in itertools.pairwise(places)))
+        await line.exchange.end()
+
+        assert b"".join(line.parts) == b"".join(EVENTS)
+        assert line.freed == [line.connection]
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize(
+    "read",
+    [b"6\r\nhello\r\n", b"+5\r\nhello\r\n", b"0x5\r\nhello\r\n", b"5\r\nhello\n\n", b" 5\r\nhello\r\n"],
+)
+def test_what_only_looks_like_a_chunk_is_not_passed_on(run: Any, read: bytes) -> None:
+    async def scene() -> None:
+        line = Line()
+        line.exchange.receive(line.parts.append)
+        line.exchange.on_chunk = lambda _chunk, _size: pytest.fail("passed on")
+        line.hear(CHUNKED, b"2\r\nab\r\n", read)
+
+    run(scene())
 
 
 RESPONSES = {

@@ -16,6 +16,7 @@ from penstock.engines.exchange import ConnectionLostError, Exchange, Headers, Ph
 from penstock.gateway.relay import (
     HELD_BYTES_MAX,
     AnswerDivergedError,
+    Comments,
     EngineAbortedError,
     MalformedEventError,
     PlainRelay,
@@ -59,6 +60,8 @@ class Recorded:
         self.closed = False
         self.broken = False
         self.write_paused = False
+        self.chunked = True
+        self.passed_on_whole = 0
         self.on_write_pause: Callable[[bool], None] | None = None
 
     @property
@@ -78,6 +81,11 @@ class Recorded:
         assert self.started
         assert not self.ended
         self.pieces.append(data)
+
+    def write_chunk(self, chunk: bytes, size: int) -> None:
+        assert self.chunked
+        self.passed_on_whole += 1
+        self.write(chunk[-2 - size : -2])
 
     def end(self, *, close: bool = False) -> None:
         assert not self.ended
@@ -125,6 +133,8 @@ class Scene:
         delivered: Delivered | None = None,
         joint: Joint | None = None,
     ) -> StreamRelay:
+        clock = clock or (lambda: self.now_s)
+        self.comments = Comments(comment_every_s, clock)
         return StreamRelay(
             self.exchange,
             self.answer,  # type: ignore[arg-type]
@@ -134,11 +144,17 @@ class Scene:
             needs_done=needs_done,
             rewrite=rewrite,
             before_end=before_end or (lambda: None),
-            comment_every_s=comment_every_s,
-            clock=clock or (lambda: self.now_s),
+            comments=self.comments,
+            clock=clock,
             delivered=delivered,
             joint=joint,
         )
+
+    def hear(self, piece: bytes) -> None:
+        """A read that is one chunk."""
+        offer = self.exchange.on_chunk
+        if offer is None or not offer(b"%x\r\n%b\r\n" % (len(piece), piece), len(piece)):
+            self.exchange.on_data(piece)
 
     async def play(self, relay: PlainRelay | StreamRelay, *pieces: bytes) -> None:
         """Runs the relay on an answer of these reads; raises what it raises."""
@@ -146,7 +162,7 @@ class Scene:
         await asyncio.sleep(0)
         for second, piece in enumerate(pieces, start=1):
             self.now_s = float(second)
-            self.exchange.on_data(piece)
+            self.hear(piece)
         if not self.channel.aborted:
             self.exchange.on_complete()
         await running
@@ -610,6 +626,24 @@ def test_what_the_client_has_is_remembered_as_the_engine_said_it(
 
         assert delivered.answer().text == "".join(f" {number}" for number in range(200))
         assert delivered.answer().role
+
+    run(scene())
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_a_client_without_chunks_gets_events_without_their_framing(chunked: bool) -> None:
+    async def scene() -> None:
+        s = Scene()
+        s.answer.chunked = chunked
+        delivered = Delivered()
+        many = [chunk(delta={"content": f" {number}"}, finish_reason=None) for number in range(30)]
+        await s.play(s.stream(delivered=delivered), ROLE, *many, STOP + DONE)
+
+        assert s.answer.body == ROLE + b"".join(many) + STOP + DONE
+        assert s.record.events == 30
+        assert s.record.last_token_s == 31.0
+        assert delivered.answer().tokens == 30
+        assert s.answer.passed_on_whole >= 20 if chunked else s.answer.passed_on_whole == 0
 
     run(scene())
 

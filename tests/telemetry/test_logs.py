@@ -36,7 +36,7 @@ def record(**members: Any) -> RequestRecord:
 
 
 def log_request(log: Logger, told: RequestRecord, fmt: str = "json") -> None:
-    RequestLog(log, fmt, lambda _, flush: flush())(told)
+    RequestLog(log, fmt).write([told])
 
 
 def lines(capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:

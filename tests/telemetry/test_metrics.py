@@ -44,7 +44,7 @@ def samples(of: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 def test_a_request_is_counted_once_in_every_place() -> None:
     m = metrics()
-    m.observe(complete())
+    m.observe([complete()])
 
     found = samples(m)
     labels = {
@@ -63,7 +63,7 @@ def test_a_request_is_counted_once_in_every_place() -> None:
 
 def test_a_request_that_was_refused_has_no_times_of_an_answer() -> None:
     m = metrics()
-    m.observe(record(status=401, fault="client"))
+    m.observe([record(status=401, fault="client")])
 
     found = samples(m)
     assert found["penstock_ttft_seconds_count", (("model", "other"),)] == 0
@@ -72,11 +72,11 @@ def test_a_request_that_was_refused_has_no_times_of_an_answer() -> None:
 
 def test_routes_that_clients_make_up_add_no_series() -> None:
     m = metrics()
-    m.observe(record("/v1/made-up", status=404, fault="client"))
+    m.observe([record("/v1/made-up", status=404, fault="client")])
     before = len(samples(m))
 
     for i in range(10_000):
-        m.observe(record(f"/v1/made-up-{i}", status=404, fault="client"))
+        m.observe([record(f"/v1/made-up-{i}", status=404, fault="client")])
 
     found = samples(m)
     assert len(found) == before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -44,10 +45,13 @@ from penstock.store.keys import KeyRing, make_admin_key
 from penstock.store.runtime import Drained
 from penstock.telemetry.logs import RequestLog, open_log
 from penstock.telemetry.metrics import Metrics
+from penstock.telemetry.records import Records
 from penstock.telemetry.together import together
 
 # How often a worker tells the others of itself.
 POST_EVERY_S = 0.5
+# How long the thread that keeps the ledger may hold up the loop; Python's own 5 ms are a quarter of a token's gap.
+SWITCH_INTERVAL_S = 0.0005
 TEND_EVERY_S = 1.0
 
 
@@ -61,6 +65,7 @@ def run_gateway(config: Config, load: Callable[[], Loaded], home: Home, worker: 
     Raises:
         PenstockError: an address can't be listened on, or the keys can't be read.
     """
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_gateway(config, load, home, worker))
 
@@ -82,7 +87,6 @@ class _Gateway:
         self._home = home
         self._worker = worker
         self._log = open_log(config.log.level, config.log.format)
-        self._request_log = RequestLog(self._log, config.log.format, asyncio.get_running_loop().call_later)
         self._settings = Settings(config)
         self._client = EngineClient()
         self._keys = self._key_ring(config)
@@ -109,6 +113,10 @@ class _Gateway:
             self._on_bug,
         )
         self._metrics = self._counted()
+        self._records = Records(
+            (self._metrics.observe, RequestLog(self._log, config.log.format).write),
+            asyncio.get_running_loop().call_later,
+        )
         self._board = Board(home.workers, worker.number)
         self._overview = self._look()
         self._reload = GatewayReload(self._settings, load, self._follow, worker, self._log)
@@ -134,7 +142,7 @@ class _Gateway:
         self._client.close()
         await self._idempotency.close()
         await self._stores.close()
-        self._request_log.flush()
+        self._records.flush()
 
     # -- parts ----------------------------------------------------------------------------------------
 
@@ -227,8 +235,7 @@ class _Gateway:
     # -- what is told ---------------------------------------------------------------------------------
 
     def _finish(self, record: RequestRecord) -> None:
-        self._metrics.observe(record)
-        self._request_log(record)
+        self._records.add(record)
 
     def _on_change(self, before: Replica, after: Replica) -> None:
         self._log.info(
@@ -275,7 +282,7 @@ class _Gateway:
         posts = True
         while True:
             try:
-                self._board.post(self._overview.own(), self._metrics.exposition().decode())
+                self._board.post(self._overview.own(), self._own_exposition().decode())
                 posts = True
             except OSError as error:
                 if posts:  # said once: the others do not see this worker now
@@ -288,8 +295,12 @@ class _Gateway:
             return []
         return [post.view for post in await asyncio.to_thread(self._board.others)]
 
+    def _own_exposition(self) -> bytes:
+        self._records.flush()
+        return self._metrics.exposition()
+
     async def _exposition(self) -> bytes:
-        own = self._metrics.exposition()
+        own = self._own_exposition()
         if self._worker.count == 1:
             return own
         return await asyncio.to_thread(self._all_expositions, own)

@@ -6,6 +6,8 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from penstock.assembly.workers import Worker
 from penstock.core.config import Config
 from penstock.core.errors import PenstockError
@@ -14,18 +16,18 @@ from penstock.store.answers_local import LocalAnswers
 from penstock.store.home import Home
 from penstock.store.journal import Journal
 from penstock.store.keys import KeyRing
-from penstock.store.ledger import Ledger
+from penstock.store.ledger_keeper import Kept, Task, keep
 from penstock.store.limits import LimitStore, LocalLimits
 from penstock.store.limits_shared import SharedLimits
 from penstock.telemetry.logs import Logger
 
 if TYPE_CHECKING:
     from penstock.store.answers_redis import RedisAnswers
-    from penstock.store.ledger_intake import IngestReport
     from penstock.store.limits_redis import RedisLimits
 
-INGEST_EVERY_S = 1.0
-INGEST_WITHIN_S = 30.0
+# Nobody waits for it: `penstock usage` looks at the journal itself.
+KEEP_LEDGER_EVERY_S = 15.0
+SEED_WITHIN_S = 30.0
 ANSWER_PATIENCE_S = 0.25  # an answer is larger than a limit
 
 
@@ -49,14 +51,8 @@ class Stores:
             on_problem=self._on_problem,
             on_recovered=lambda kept: log.info("journal works again", kept_lines=kept),
         )
-        self._told_damage = (0, 0)
-        self._ledger = Ledger(
-            home.ledger,
-            home.journal,
-            time.time,
-            keep_s=config.usage.journal_keep_s,
-            on_problem=self._on_problem,
-        )
+        self._task = Task(str(home.ledger), str(home.journal), config.usage.journal_keep_s)
+        self._damage = (0, 0)
 
     async def start(self) -> None:
         """Reaches what is shared, and lets budgets go on from what the ledger says was spent."""
@@ -73,20 +69,13 @@ class Stores:
         self._seeding = asyncio.get_running_loop().create_task(self._seed_spend())
 
     async def keep_ledger(self) -> None:
-        """Brings the journal into the ledger, in a thread: whichever worker comes first does it for all."""
+        """Brings the journal into the ledger: whichever worker comes first does it for all."""
+        begun = self.journal.begun  # what was there before is in it since `start`
         while True:
-            try:
-                self._tell_damage(await asyncio.to_thread(self._ledger.ingest))
-            except PenstockError as error:
-                self._on_problem(error)
-            await asyncio.sleep(INGEST_EVERY_S)
-
-    def _tell_damage(self, report: IngestReport) -> None:
-        """Says what could not be read of the journal, once for as long as it is the same."""
-        damage = (report.torn, report.unreadable)
-        if any(damage) and damage != self._told_damage:
-            self._log.warning("damaged lines in the journal", torn=report.torn, unreadable=report.unreadable)
-        self._told_damage = damage
+            await asyncio.sleep(KEEP_LEDGER_EVERY_S)
+            if begun != self.journal.begun:
+                begun = self.journal.begun
+                self._tell(await keep(self._task))
 
     def on_answers(self, works: bool, why: str) -> None:
         """Tells whether answers for idempotency keys can be kept."""
@@ -154,20 +143,22 @@ class Stores:
         self._log.info("redis is there: limits are shared")
 
     async def _seed_spend(self) -> None:
-        try:
-            self._tell_damage(await asyncio.to_thread(self._ledger.ingest, wait_s=INGEST_WITHIN_S))
-            spend = await asyncio.to_thread(self._ledger.spend)
-        except PenstockError as error:  # serving does not wait for accounts to be mended
-            self._on_problem(error)
-            return
+        """Serving does not wait for accounts to be mended."""
+        kept = await keep(msgspec.structs.replace(self._task, wait_s=SEED_WITHIN_S))
+        self._tell(kept)
         counted_as = {key.id: key.counted_as for key in self._keys.valid()}
-        keys: dict[str, tuple[float, float]] = {}
-        for key_id, spent in spend.keys.items():
+        subjects = {f"tenant:{name}": spent for name, spent in kept.tenants.items()}
+        for key_id, spent in kept.keys.items():
             subject = f"key:{counted_as.get(key_id, key_id)}"
-            day_usd, month_usd = keys.get(subject, (0.0, 0.0))
-            keys[subject] = (day_usd + spent.day_usd, month_usd + spent.month_usd)
-        tenants = {
-            f"tenant:{name}": (spent.day_usd, spent.month_usd) for name, spent in spend.tenants.items()
-        }
-        for subject, (day_usd, month_usd) in {**keys, **tenants}.items():
+            day_usd, month_usd = subjects.get(subject, (0.0, 0.0))
+            subjects[subject] = (day_usd + spent[0], month_usd + spent[1])
+        for subject, (day_usd, month_usd) in subjects.items():
             await self.limits.seed_spend(subject, day_usd, month_usd)
+
+    def _tell(self, kept: Kept) -> None:
+        for problem in kept.problems:
+            self._log.error(problem.message, hint=problem.hint)
+        damage = (kept.torn, kept.unreadable)
+        if any(damage) and damage != self._damage:
+            self._log.warning("damaged lines in the journal", torn=kept.torn, unreadable=kept.unreadable)
+        self._damage = damage

@@ -16,6 +16,12 @@ HEAD_BYTES_MAX = 64 * 1024
 
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
+# The size lines of chunks that are passed on with their framing, as engines write them. A larger one is no token.
+_CHUNK_SIZES = {b"%x" % size: size for size in range(1, 1024)} | {
+    b"%X" % size: size for size in range(1, 1024)
+}
+_SIZE_LINE_BYTES_MAX = 5
+
 
 class EngineConnection(asyncio.Protocol):
     """A connection that is idle in the pool, or carries one exchange.
@@ -27,6 +33,7 @@ class EngineConnection(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_between_chunks",
         "_body",
         "_exchange",
         "_head_bytes",
@@ -60,6 +67,7 @@ class EngineConnection(asyncio.Protocol):
         self._informational = False
         self._until_close = False
         self._keep_alive = False
+        self._between_chunks = False
         self.reused = False
 
     @property
@@ -73,6 +81,7 @@ class EngineConnection(asyncio.Protocol):
         assert self._exchange is None
         self._exchange = exchange
         self._parser = httptools.HttpResponseParser(self)
+        self._between_chunks = False
         self._transport.write(request)
 
     def close(self) -> None:
@@ -109,6 +118,12 @@ class EngineConnection(asyncio.Protocol):
         if exchange is None or parser is None:  # an idle connection that talks is not to be trusted
             self.abort()
             return
+        if self._between_chunks and exchange.on_chunk is not None:
+            # a read that is one whole chunk, as most of a stream are: the parser need not see it
+            end = data.find(b"\r\n", 0, _SIZE_LINE_BYTES_MAX)
+            size = _CHUNK_SIZES.get(data[:end])
+            if size == len(data) - end - 4 and data.endswith(b"\r\n") and exchange.on_chunk(data, size):
+                return
         if not exchange.status:
             exchange.answered = True
             self._head_bytes += len(data)
@@ -119,6 +134,8 @@ class EngineConnection(asyncio.Protocol):
             return
         if not exchange.status and self._head_bytes > HEAD_BYTES_MAX:
             exchange.fail(MalformedResponseError("the engine's response head is too large"))
+        if not data.endswith(b"\r\n"):  # the beginning of a size line calls nobody
+            self._between_chunks = False
         body = self._body
         if body:
             data = body[0] if len(body) == 1 else b"".join(body)
@@ -180,6 +197,14 @@ class EngineConnection(asyncio.Protocol):
     def on_body(self, data: bytes) -> None:
         """One piece of body; a read may hold several."""
         self._body.append(data)
+
+    def on_chunk_header(self) -> None:
+        """The size line of a chunk has been read."""
+        self._between_chunks = False
+
+    def on_chunk_complete(self) -> None:
+        """A chunk is whole: what comes next begins with a size line."""
+        self._between_chunks = True
 
     def on_message_complete(self) -> None:
         """The response is whole; `data_received` finishes it after the body was handed on."""

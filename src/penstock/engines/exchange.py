@@ -86,7 +86,6 @@ class Exchange:
         "_error",
         "_first",
         "_head",
-        "_last_byte_s",
         "_loop",
         "_on_body",
         "_paused",
@@ -97,6 +96,8 @@ class Exchange:
         "body_begun",
         "complete",
         "headers",
+        "last_byte_s",
+        "on_chunk",
         "status",
     )
 
@@ -117,12 +118,15 @@ class Exchange:
         self._on_body: Callable[[bytes], None] | None = None
         self._unread: list[bytes] = []
         self._paused = False
+        # Offered each read that is one whole chunk, with its framing, and the size of what is in it; says whether it
+        # took it. What it takes goes to nobody else, and it notes `last_byte_s`, on the loop's clock.
+        self.on_chunk: Callable[[bytes, int], bool] | None = None
         self.status = 0
         self.headers: Headers = []
         self.answered = False  # any byte of the response has arrived
         self.body_begun = False
         self.complete = False
-        self._started_s = self._last_byte_s = loop.time()
+        self._started_s = self.last_byte_s = loop.time()
         self._alarm_is_ours = alarm is None
         self._alarm = alarm or Alarm(loop)
         self._alarm.on_due = self._check_time
@@ -207,7 +211,7 @@ class Exchange:
         """Reads from the engine again."""
         if self._paused:
             self._paused = False
-            self._last_byte_s = self._loop.time()
+            self.last_byte_s = self._loop.time()
             self._channel.resume_reading()
 
     def hold(self, paused: bool) -> None:
@@ -243,7 +247,7 @@ class Exchange:
         """Body bytes of one read from the socket; dropped once the exchange has failed."""
         if self._error is not None:
             return
-        self._last_byte_s = self._loop.time()
+        self.last_byte_s = self._loop.time()
         if not self.body_begun:
             self.body_begun = True
             self._alarm.set(self._due()[0])  # the stall limit may pass before the first byte's would have
@@ -258,7 +262,9 @@ class Exchange:
     def on_complete(self) -> None:
         """The response is whole."""
         self.complete = True
-        self._on_body = None  # it refers to what refers to us: not left to the garbage collector
+        self._on_body = self.on_chunk = (
+            None  # it refers to what refers to us: not left to the garbage collector
+        )
         self._stop_alarm()
         _wake(self._first)
         _wake(self._end)
@@ -268,7 +274,7 @@ class Exchange:
         if self.complete or self._error is not None:
             return
         self._error = error
-        self._on_body = None
+        self._on_body = self.on_chunk = None
         self._stop_alarm()
         self._channel.abort()
         _wake(self._head)
@@ -281,7 +287,7 @@ class Exchange:
         """When the nearest time limit passes, and whose phase it is."""
         limits = self._timeouts
         if self.body_begun:
-            since_s, limit_s, phase = self._last_byte_s, limits.stall_s, Phase.STALL
+            since_s, limit_s, phase = self.last_byte_s, limits.stall_s, Phase.STALL
         else:
             since_s, limit_s, phase = self._started_s, limits.first_byte_s, Phase.FIRST_TOKEN
         total = (self._started_s + limits.total_s, Phase.TOTAL)
@@ -290,7 +296,7 @@ class Exchange:
     def _check_time(self) -> None:
         now_s = self._loop.time()
         if self._paused:
-            self._last_byte_s = now_s
+            self.last_byte_s = now_s
         due_s, phase = self._due()
         if due_s - now_s > EARLY_S:
             self._alarm.set(due_s)
@@ -298,7 +304,7 @@ class Exchange:
         if self._paused:
             self.fail(SlowClientError("the client took too long to read its answer", phase=phase))
             return
-        waited_s = now_s - (self._last_byte_s if phase is Phase.STALL else self._started_s)
+        waited_s = now_s - (self.last_byte_s if phase is Phase.STALL else self._started_s)
         self.fail(
             DeadlineError(
                 f"the engine was silent too long: {phase} limit passed after {waited_s:.3g} s",

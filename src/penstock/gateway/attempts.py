@@ -16,7 +16,7 @@ from penstock.gateway.call import Call
 from penstock.gateway.continuation import Continuations, is_loss, remembered
 from penstock.gateway.forwarding import content_type, headers_to_client
 from penstock.gateway.hedge import race
-from penstock.gateway.relay import PlainRelay, StreamRelay
+from penstock.gateway.relay import Comments, PlainRelay, StreamRelay
 from penstock.gateway.replicas import Replicas
 from penstock.gateway.routing import Routing
 from penstock.gateway.settings import Settings
@@ -175,6 +175,8 @@ class Attempts:
     ) -> StreamRelay:
         headers = headers_to_client(exchange.headers, call.record.request_id) + call.reply_headers
         exchange.headers = _READ  # a stream may last for long
+        if call.comments is None:  # nobody asked for a stream, but one came
+            call.comments = Comments(self._settings.gateway.comment_every_s, self._clock)
         return StreamRelay(
             exchange,
             call.responder,
@@ -184,7 +186,7 @@ class Attempts:
             needs_done=call.route in (CHAT, COMPLETIONS),
             rewrite=call.rewrite_event,
             before_end=call.before_end,
-            comment_every_s=self._settings.gateway.comment_every_s,
+            comments=call.comments,
             clock=self._clock,
             delivered=delivered,
             joint=joint,

@@ -85,6 +85,8 @@ class Broadcast:
         "write_paused",
     )
 
+    chunked = False  # it keeps events, not how they were framed
+
     def __init__(self, bytes_max: int = ANSWER_BYTES_MAX) -> None:
         self._bytes_max = bytes_max
         self._kept: bytes | bytearray = bytearray()

@@ -9,7 +9,7 @@ import msgspec
 from penstock.core.config import ModelConfig, Timeouts
 from penstock.core.record import RequestRecord
 from penstock.engines.exchange import Headers
-from penstock.gateway.relay import Rewrite
+from penstock.gateway.relay import Comments, Rewrite
 from penstock.gateway.responder import Responder
 from penstock.gateway.tenants import Caller
 from penstock.wire.openai import InferenceRequest
@@ -27,6 +27,7 @@ class Call(msgspec.Struct, kw_only=True):
         deadline_s: when all of it must be over, on the clock of the record.
         before_end: called before the client sees the end of its whole answer; may raise PenstockError.
         reply_headers: to add to those of the reply.
+        comments: fill the silence of an answer that is streamed; they run until the call is over.
     """
 
     route: str
@@ -41,6 +42,7 @@ class Call(msgspec.Struct, kw_only=True):
     deadline_s: float
     before_end: Callable[[], None] = _nothing
     reply_headers: Headers = []
+    comments: Comments | None = None
     rewrite_reply: Rewrite | None = None
     rewrite_event: Rewrite | None = None
 

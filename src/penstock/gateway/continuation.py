@@ -7,8 +7,7 @@ comments in it, and one answer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +17,7 @@ from penstock.engines.exchange import Exchange, SlowClientError
 from penstock.engines.spec import EngineSpec
 from penstock.gateway.call import Call
 from penstock.gateway.forwarding import content_type
-from penstock.gateway.relay import AnswerDivergedError, Comments, StreamRelay
+from penstock.gateway.relay import AnswerDivergedError, StreamRelay
 from penstock.gateway.settings import Settings
 from penstock.gateway.tokens import tokens_of
 from penstock.gateway.trials import Trial, Trials
@@ -171,27 +170,26 @@ class Continuations:
         """
         until_s = min(call.deadline_s, self._clock() + REPLICA_WAIT_S)
         tries = 0
-        with self._comments(call):
-            while tries < TRIES_MAX and self._clock() < until_s:
-                choice = self._trials.choose(call)
-                manner = self._specs(choice.replica.engine).manner if choice is not None else None
-                if choice is None or manner is None:
-                    await asyncio.sleep(LOOK_EVERY_S)
-                    continue
-                rest = await self._counted(choice.replica, manner, rest)
-                if limit is not None and rest.tokens >= limit:
-                    raise error
-                try:
-                    body = continued(call.route, call.request.body, rest.text, rest.tokens, manner)
-                except ValueError:
-                    raise error from None
-                tries += 1
-                trial = self._trials.begin(call, choice.replica, "continue")
-                if await _streams(call, trial, body):
-                    return trial, rest
-                if 400 <= (trial.attempt.status or 0) < 500:  # another would say the same
-                    break
-                await asyncio.sleep(SAME_REPLICA_DELAY_S)
+        while tries < TRIES_MAX and self._clock() < until_s:
+            choice = self._trials.choose(call)
+            manner = self._specs(choice.replica.engine).manner if choice is not None else None
+            if choice is None or manner is None:
+                await asyncio.sleep(LOOK_EVERY_S)
+                continue
+            rest = await self._counted(choice.replica, manner, rest)
+            if limit is not None and rest.tokens >= limit:
+                raise error
+            try:
+                body = continued(call.route, call.request.body, rest.text, rest.tokens, manner)
+            except ValueError:
+                raise error from None
+            tries += 1
+            trial = self._trials.begin(call, choice.replica, "continue")
+            if await _streams(call, trial, body):
+                return trial, rest
+            if 400 <= (trial.attempt.status or 0) < 500:  # another would say the same
+                break
+            await asyncio.sleep(SAME_REPLICA_DELAY_S)
         raise error
 
     async def _counted(self, replica: Replica, manner: Manner, rest: _Rest) -> _Rest:
@@ -208,21 +206,6 @@ class Continuations:
         if not rest.joined and tokens <= rest.tokens + 1:
             tokens = rest.tokens
         return replace(rest, tokens=tokens, counted=True)
-
-    @contextmanager
-    def _comments(self, call: Call) -> Iterator[None]:
-        """Fills the silence while a replica is looked for."""
-
-        def comment() -> None:
-            if not call.responder.write_paused:
-                call.responder.write(sse.COMMENT)
-
-        comments = Comments(comment, self._settings.gateway.comment_every_s, self._clock)
-        comments.start()
-        try:
-            yield
-        finally:
-            comments.stop()
 
     async def _relayed(self, call: Call, trial: Trial, delivered: Delivered, joint: Joint) -> None:
         call.record.continuations += 1

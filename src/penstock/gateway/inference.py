@@ -183,12 +183,10 @@ class Inference:
                 self._close(responder, record)
 
     def _comments(self, call: Call) -> Comments:
-        """Fills the silence in line, and until a replica begins to answer; then the relay does."""
+        """Fills the silence in line, and until a relay has its own way to."""
 
         def comment() -> None:
             responder = call.responder
-            if call.record.status:
-                return
             if not responder.started:
                 request_id = call.record.request_id.encode()
                 responder.start(200, [*_STREAM_HEADERS, *call.reply_headers, (HEADER, request_id)])
@@ -196,9 +194,7 @@ class Inference:
             if not responder.write_paused:
                 responder.write(sse.COMMENT)
 
-        comments = Comments(comment, self._settings.gateway.comment_every_s, self._clock)
-        comments.start()
-        return comments
+        return Comments(self._settings.gateway.comment_every_s, self._clock, comment)
 
     def _end_by(
         self, error: BaseException, responder: Responder, record: RequestRecord, headers: Headers
@@ -282,7 +278,8 @@ class Inference:
         """Waits for a permit, and has the request served with it."""
         record, tenant = call.record, call.caller.tenant
         line = self._lines.of(call.model)
-        comments = self._comments(call) if call.request.stream else None
+        if call.request.stream:
+            call.comments = self._comments(call)
         try:
             permit = await line.enter(
                 tenant.name,
@@ -300,8 +297,8 @@ class Inference:
                 # one that was cut before its usage was told is taken for what was expected of it
                 line.leave(permit, record.tokens if record.usage.source == "engine" else None)
         finally:
-            if comments is not None:
-                comments.stop()
+            if call.comments is not None:
+                call.comments.stop()
 
 
 def _refuse(responder: Responder, record: RequestRecord, error: PenstockError, headers: Headers) -> None:

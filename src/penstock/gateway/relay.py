@@ -157,7 +157,7 @@ class StreamRelay:
         needs_done: this API ends its streams with `[DONE]`; one without it is not whole.
         rewrite: changes each event; an empty result leaves it out.
         before_end: called before the client sees the end of a whole answer; may raise PenstockError.
-        comment_every_s: silence after which the client gets a comment.
+        comments: fill the silence; they run.
         delivered: remembers what the client was sent, before it was rewritten.
         joint: makes the events go on with an answer that has begun.
     """
@@ -173,7 +173,7 @@ class StreamRelay:
         needs_done: bool,
         rewrite: Rewrite | None,
         before_end: Callable[[], None],
-        comment_every_s: float,
+        comments: Comments,
         clock: Callable[[], float],
         delivered: Delivered | None = None,
         joint: Joint | None = None,
@@ -191,10 +191,9 @@ class StreamRelay:
         self._joint = joint
         self._examines_all = rewrite is not None or joint is not None
         self._framer = sse.EventFramer()
-        self._comments = Comments(self._comment, comment_every_s, clock)
+        self._comments = comments
         self._done = False
         self._complaint: PenstockError | None = None
-        self._copies = False  # events that are as those before need not be looked at
         self.committed = False
 
     async def run(self) -> None:
@@ -204,7 +203,8 @@ class StreamRelay:
             EngineError: the engine failed, before or amid the first event; see `committed`.
             PenstockError: its end may not be shown.
         """
-        self._comments.start()
+        self._comments.write = self._comment
+        self._comments.last_s = self._clock()
         try:
             _attach(self._exchange, self._responder, self._on_data, self.fail)
             await self._exchange.end()
@@ -213,7 +213,6 @@ class StreamRelay:
             if not self._done and self._complaint is None:
                 raise
         finally:
-            self._comments.stop()
             self._responder.on_write_pause = None
         if self._complaint is not None:
             raise self._complaint
@@ -228,15 +227,21 @@ class StreamRelay:
         """Tells the client that its answer is not whole: one error event, and no `[DONE]`."""
         fail_stream(self._responder, error)
 
+    def _on_chunk(self, chunk: bytes, size: int) -> bool:
+        """Passes a whole chunk on as it is, where it holds one event that is as those before: almost all are."""
+        delivered = self._delivered
+        if delivered is None or self._framer.held or not delivered.add(chunk, size):
+            return False
+        record = self._record
+        record.events += 1
+        record.last_token_s = self._comments.last_s = self._exchange.last_byte_s = self._clock()
+        self._responder.write_chunk(chunk, size)
+        if delivered.obstacle:
+            self._delivered = None
+        return True
+
     def _on_data(self, data: bytes) -> None:
         delivered = self._delivered
-        if delivered is not None and self._copies and not self._framer.held and delivered.add(data):
-            self._record.events += 1  # almost all of them come here
-            self._record.last_token_s = self._comments.last_s = self._clock()
-            self._responder.write(data)
-            if delivered.obstacle:
-                self._delivered = None
-            return
         try:
             events = self._framer.feed(data)
         except sse.EventTooLargeError as error:
@@ -263,7 +268,8 @@ class StreamRelay:
             self.committed = True
             record.first_byte_s = now_s
             self._start()
-            self._copies = not self._examines_all
+            if delivered is not None and not self._examines_all and self._responder.chunked:
+                self._exchange.on_chunk = self._on_chunk
         self._responder.write(events)
 
     def _examined(self, events: bytes) -> bytes:
@@ -339,50 +345,47 @@ class StreamRelay:
 
     def _comment(self) -> None:
         self._start()
-        if not self._responder.write_paused:
+        if not self._responder.write_paused and not self._responder.ended:
             self._responder.write(sse.COMMENT)
 
 
+def _leave_it() -> None:
+    pass
+
+
 class Comments:
-    """Fills silence with comments.
+    """Fills silence with comments, from before a stream begins to its end.
 
     Args:
-        write: sends one.
         every_s: silence after which it is due.
         clock: monotonic seconds.
+        write: sends one; whoever writes the stream puts its own way in its place.
     """
 
-    __slots__ = ("_clock", "_every_s", "_loop", "_timer", "_write", "last_s")
+    __slots__ = ("_clock", "_every_s", "_loop", "_timer", "last_s", "write")
 
-    def __init__(self, write: Callable[[], None], every_s: float, clock: Callable[[], float]) -> None:
-        self._write = write
+    def __init__(
+        self, every_s: float, clock: Callable[[], float], write: Callable[[], None] = _leave_it
+    ) -> None:
+        self.write = write
         self._every_s = every_s
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
-        self.last_s = clock()
-
-    def start(self) -> None:
-        """Watches from now on; `last_s` is when something was written last."""
-        self._timer = self._loop.call_later(self._every_s, self._due)
+        self._timer = self._loop.call_later(every_s, self._due)
+        self.last_s = clock()  # when something was written
 
     def stop(self) -> None:
         """Watches no longer."""
-        self._write = _nothing  # it refers to what refers to us: not left to the garbage collector
-        if self._timer is not None:
-            self._timer.cancel()
+        self.write = _leave_it  # it refers to what refers to us: not left to the garbage collector
+        self._timer.cancel()
 
     def _due(self) -> None:
         due_s = self.last_s + self._every_s
         now_s = self._clock()
         if now_s >= due_s:
-            self._write()
+            self.write()
             self.last_s, due_s = now_s, now_s + self._every_s
         self._timer = self._loop.call_later(due_s - now_s, self._due)
-
-
-def _nothing() -> None:
-    pass
 
 
 def fail_stream(responder: Responder, error: PenstockError) -> None:

@@ -75,6 +75,17 @@ class Responder:
         if not self.gone:
             self._transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
 
+    @property
+    def chunked(self) -> bool:
+        """Whether the body is sent in chunks, so that `write_chunk` may be used."""
+        return self._chunked
+
+    def write_chunk(self, chunk: bytes, size: int) -> None:
+        """Sends one piece of the body that has its framing already; `size` is without it."""
+        self.bytes_written += size
+        if not self.gone:
+            self._transport.write(chunk)
+
     def end(self, *, close: bool = False) -> None:
         """Ends the response; `close` closes the connection behind it."""
         if self.gone:

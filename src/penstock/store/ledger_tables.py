@@ -7,12 +7,12 @@ cut off without an end counts where it began.
 
 from __future__ import annotations
 
+import math
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import date
 from functools import lru_cache
-from typing import NamedTuple
 
 import msgspec
 
@@ -24,6 +24,7 @@ from penstock.store.journal_reader import Batch
 SCHEMA_VERSION = 1
 NAMES_AT_ONCE = 500  # SQLite before 3.32 takes 999 parameters
 
+_INTERRUPTED = Outcome.INTERRUPTED.value
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
 
 _SCHEMA = (
@@ -78,36 +79,12 @@ _SCHEMA = (
 )
 
 
-class _Row(NamedTuple):
-    """A row of `requests`, in the order of its columns."""
-
-    entry_id: str
-    request_id: str
-    tenant: str
-    key_id: str
-    model: str
-    route: str
-    replica: str
-    day: str
-    started_at: float
-    ended_at: float | None
-    status: int
-    outcome: str
-    reserved_tokens: int
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    usage_source: str = "none"
-    cost_nano_usd: int = 0
-    prompt_usd_per_million: float = 0.0
-    completion_usd_per_million: float = 0.0
-    continuations: int = 0
-    replayed: bool = False
-
-
-_INSERT = (
-    f"INSERT INTO requests ({', '.join(_Row._fields)}) "  # noqa: S608 - names of ours and question marks
-    f"VALUES ({', '.join('?' * len(_Row._fields))})"
-)
+# The fields of a line, in their order, then the day; many rows at once, since between two statements the thread
+# that serves requests may have to wait.
+_COLUMNS = ("entry_id", *(name for name in End.__struct_fields__ if name != "entry"), "day")
+_ROWS_AT_ONCE = NAMES_AT_ONCE // len(_COLUMNS)
+_INSERT = f"INSERT INTO requests ({', '.join(_COLUMNS)}) VALUES "  # noqa: S608 - names of ours
+_ROW = f"({', '.join('?' * len(_COLUMNS))})"
 _ADD = """INSERT INTO daily VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (day, tenant, key_id, model) DO UPDATE SET
         requests = requests + excluded.requests,
@@ -148,13 +125,36 @@ def take(db: sqlite3.Connection, segment: str, batch: Batch) -> int:
             ends.setdefault(line.entry, line)
         else:
             begins.setdefault(line.entry, line)
+    # What begins and ends in one batch was not seen before, unless a file was copied.
+    try:
+        return _take(db, segment, batch, begins, ends, doubted=ends.keys() ^ begins.keys())
+    except sqlite3.IntegrityError:
+        return _take(db, segment, batch, begins, ends, doubted=ends.keys() | begins.keys())
+
+
+def _take(
+    db: sqlite3.Connection,
+    segment: str,
+    batch: Batch,
+    begins: dict[str, Begin],
+    ends: dict[str, End],
+    doubted: Collection[str],
+) -> int:
+    """Takes a batch in.
+
+    Args:
+        doubted: entries that may have a row, or be running, already.
+
+    Raises:
+        sqlite3.IntegrityError: one that is not doubted has a row.
+    """
     with transaction(db):
-        known = _known(db, [*ends, *(entry for entry in begins if entry not in ends)])
+        known = _known(db, list(doubted))
         late = [entry for entry, was_cut_off in known.items() if was_cut_off and entry in ends]
         _take_back(db, late)
         fresh = [end for entry, end in ends.items() if entry not in known or known[entry]]
         _insert(db, fresh)
-        db.executemany("DELETE FROM running WHERE entry_id = ?", ((entry,) for entry in ends))
+        _run_no_longer(db, [entry for entry in doubted if entry in ends])
         db.executemany(
             "INSERT OR IGNORE INTO running VALUES (?, ?, ?)",
             (
@@ -174,7 +174,7 @@ def finish(db: sqlite3.Connection, segment: str) -> int:
         begins = [msgspec.json.decode(line, type=Begin) for (line,) in lines]
         known = _known(db, [begin.entry for begin in begins])
         cut_off = [begin for begin in begins if begin.entry not in known]
-        _insert(db, cut_off)
+        _insert(db, [_cut_off(begin) for begin in cut_off])
         db.execute("DELETE FROM running WHERE segment = ?", (segment,))
         db.execute("UPDATE segments SET finished = 1 WHERE name = ?", (segment,))
     return len(cut_off)
@@ -193,17 +193,25 @@ def _known(db: sqlite3.Connection, entries: Sequence[str]) -> dict[str, bool]:
     return known
 
 
-def _insert(db: sqlite3.Connection, lines: Iterable[Begin]) -> None:
-    rows = [_row(line) for line in lines]
-    db.executemany(_INSERT, rows)
+def _run_no_longer(db: sqlite3.Connection, entries: Sequence[str]) -> None:
+    for part in _parts(entries):
+        db.execute(f"DELETE FROM running WHERE entry_id IN ({', '.join('?' * len(part))})", part)  # noqa: S608 - marks
+
+
+def _insert(db: sqlite3.Connection, lines: Sequence[End]) -> None:
+    days = [_day_of(line) for line in lines]
+    for start in range(0, len(lines), _ROWS_AT_ONCE):
+        rows = zip(lines[start : start + _ROWS_AT_ONCE], days[start:], strict=False)
+        values = [value for line, day in rows for value in (*msgspec.structs.astuple(line), day)]
+        db.execute(_INSERT + ", ".join([_ROW] * (len(values) // len(_COLUMNS))), values)
     sums: dict[tuple[str, ...], list[int]] = {}
-    for row in rows:
-        total = sums.setdefault((row.day, row.tenant, row.key_id, row.model), [0, 0, 0, 0, 0])
+    for line, day in zip(lines, days, strict=True):
+        total = sums.setdefault((day, line.tenant, line.key_id, line.model), [0, 0, 0, 0, 0])
         total[0] += 1
-        total[1] += row.outcome == Outcome.INTERRUPTED.value
-        total[2] += row.prompt_tokens or 0
-        total[3] += row.completion_tokens or 0
-        total[4] += row.cost_nano_usd
+        total[1] += line.outcome == _INTERRUPTED
+        total[2] += line.prompt_tokens or 0
+        total[3] += line.completion_tokens or 0
+        total[4] += line.cost_nano_usd
     db.executemany(_ADD, ((*group, *total) for group, total in sums.items()))
 
 
@@ -221,29 +229,14 @@ def _take_back(db: sqlite3.Connection, entries: Sequence[str]) -> None:
         db.execute("DELETE FROM daily WHERE requests = 0")
 
 
-def _row(line: Begin) -> _Row:
-    who = (line.entry, line.request_id, line.tenant, line.key_id, line.model, line.route)
-    if not isinstance(line, End):
-        day = _day(int(line.started_at // DAY_S))
-        return _Row(*who, "", day, line.started_at, None, 0, Outcome.INTERRUPTED.value, line.reserved_tokens)
-    return _Row(
-        *who,
-        replica=line.replica,
-        day=_day(int(line.ended_at // DAY_S)),
-        started_at=line.started_at,
-        ended_at=line.ended_at,
-        status=line.status,
-        outcome=line.outcome,
-        reserved_tokens=line.reserved_tokens,
-        prompt_tokens=line.prompt_tokens,
-        completion_tokens=line.completion_tokens,
-        usage_source=line.usage_source,
-        cost_nano_usd=line.cost_nano_usd,
-        prompt_usd_per_million=line.prompt_usd_per_million,
-        completion_usd_per_million=line.completion_usd_per_million,
-        continuations=line.continuations,
-        replayed=line.replayed,
-    )
+def _cut_off(begin: Begin) -> End:
+    """What stands for an end that never came. SQLite has no NaN: it stores NULL."""
+    return End(**msgspec.structs.asdict(begin), ended_at=math.nan, status=0, outcome=_INTERRUPTED)
+
+
+def _day_of(line: End) -> str:
+    known_s = line.started_at if math.isnan(line.ended_at) else line.ended_at
+    return _day(int(known_s // DAY_S))
 
 
 @lru_cache(maxsize=64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from itertools import accumulate
 from operator import attrgetter
@@ -64,9 +64,10 @@ class Metrics:
         """Shows the lines before the models."""
         self.registry.register(_LineCollector(lines))
 
-    def observe(self, record: RequestRecord) -> None:
-        """Counts one request."""
-        self._requests.observe(record)
+    def observe(self, records: Sequence[RequestRecord]) -> None:
+        """Counts requests."""
+        for record in records:
+            self._requests.observe(record)
 
     def exposition(self) -> bytes:
         """The text for Prometheus."""

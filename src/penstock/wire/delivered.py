@@ -140,6 +140,7 @@ class Delivered:
     __slots__ = (
         "_before",
         "_behind",
+        "_behind_chunk",
         "_created",
         "_finish",
         "_id",
@@ -163,25 +164,31 @@ class Delivered:
         self._joined = False
         self._before = b""  # what is before a text, and behind it; empty while that is not known
         self._behind = b""
+        self._behind_chunk = b""  # and behind the end of the chunk that holds it
         self._id: str | None = None
         self._created: Any = None
         self._role = False
         self._finish: str | None = None
 
-    def add(self, read: bytes) -> bool:
-        """Remembers a read where it is one event that differs from earlier ones in nothing but its text.
+    def add(self, chunk: bytes, size: int) -> bool:
+        """Remembers a chunk where it is one event that differs from earlier ones in nothing but its text.
+
+        Args:
+            chunk: with its framing, of HTTP/1.1.
+            size: of what is in it, bytes.
 
         Returns:
             Whether it is. It then brings a token, as they did, and tells nothing that they did not tell.
         """
-        before = self._before
-        if not before or not read.startswith(before) or not read.endswith(self._behind):
+        before, behind = self._before, self._behind_chunk
+        begin = len(chunk) - size - 2
+        if not before or not chunk.startswith(before, begin) or not chunk.endswith(behind):
             return False
-        text = read[len(before) : -len(self._behind)]
-        if b'"' in text or b"\n" in text or len(read) < len(before) + len(self._behind):
+        text = chunk[begin + len(before) : -len(behind)]
+        if b'"' in text or b"\n" in text or size + 2 < len(before) + len(behind):
             return False  # another member, or another event
         self._texts.append(text)
-        if len(self._texts) > TEXTS_MAX or len(text) > READ_BYTES_MAX:
+        if len(self._texts) > TEXTS_MAX or size > READ_BYTES_MAX:
             self.compact()
         return True
 
@@ -274,6 +281,7 @@ class Delivered:
                 texts.append(msgspec.json.encode(chunk.text)[1:-1])
                 if not (chunk.role or chunk.finish_reason):
                     self._before, self._behind = _frame(event) or (self._before, self._behind)
+                    self._behind_chunk = self._behind + b"\r\n"
         return texts
 
     def _note(self, chunk: Chunk) -> None:
