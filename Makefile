@@ -4,11 +4,15 @@
 PYTHON ?= python3
 SEEDS ?= 4000
 MINUTES ?= 15
+CONCURRENCY ?= 32
+DURATION ?= 120
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
+LOADTESTS := build/loadtests
+NOW := $(shell date +%Y%m%d-%H%M%S)
 UV := build/uv
 COMPILE := $(UV)/bin/uv pip compile -q --generate-hashes --python-version 3.11 --universal \
 	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command 'make lock'
@@ -16,7 +20,7 @@ INSTALL_FAILED = { echo "error: installing failed; the lines above say why" >&2;
 	echo "hint: pip needs a package index; set PIP_INDEX_URL where yours is not the usual one" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up stop status test test-simulation soak bench-gateway check fmt lock clean python
+.PHONY: help setup up stop status test test-simulation soak bench-gateway loadtest benchmark check fmt lock clean python
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,7 +38,7 @@ status: $(RUNTIME)  ## show what runs
 
 test: $(DEV)  ## run all tests
 	@tools/install_test_packages.sh
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadscope
 
 test-simulation: $(DEV)  ## run the gateway's policies in virtual time; SEEDS=20000 for more
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS)
@@ -47,6 +51,15 @@ soak: $(DEV)  ## run a gateway under load and faults for MINUTES=15, and see tha
 bench-gateway: $(DEV)  ## compare the gateway with nginx, in about a minute
 	@tools/install_test_packages.sh
 	$(BIN)/python -m benchmarks.gateway --quick
+
+loadtest: $(RUNTIME)  ## put the running gateway under load; CONCURRENCY=32 DURATION=120
+	@mkdir -p $(LOADTESTS)
+	@$(BIN)/penstock bench run --concurrency $(CONCURRENCY) --duration $(DURATION)s --mix short=0.7,long=0.3 \
+		--output $(LOADTESTS)/run-$(NOW)
+
+benchmark: $(RUNTIME)  ## sweep it: short and long prompts, 1 to 64 at once, with a report
+	@mkdir -p $(LOADTESTS)
+	@$(BIN)/penstock bench sweep --output $(LOADTESTS)/sweep-$(NOW)
 
 check: $(DEV)  ## run the linters, the type checker and the import rules
 	$(BIN)/ruff check
