@@ -189,6 +189,12 @@ def test_a_definition_is_one_flag_away(penstock: Command) -> None:
     assert penstock("bench", "--define", "tttf").code == 2
 
 
+def test_the_schema_of_the_summary_is_one_flag_away(penstock: Command) -> None:
+    schema = json.loads(penstock("bench", "--schema").out)
+
+    assert {"all", "kinds", "verdict"} <= set(schema["$defs"]["Summary"]["properties"])
+
+
 def test_without_a_url_and_a_gateway_it_says_what_to_do(penstock: Command) -> None:
     result = penstock("bench", "run")
 

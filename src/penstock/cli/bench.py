@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import typer
@@ -40,9 +41,15 @@ def _group(
         str,
         typer.Option("--define", help="Print what a measure is, and what other tools call it; such as ttft."),
     ] = "",
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of summary.json.")] = False,
 ) -> None:
-    """Prints a definition, or the help where there is no command."""
+    """Prints a definition or the schema, or the help where there is no command."""
     if context.invoked_subcommand is not None:
+        return
+    if schema:
+        from penstock.bench import result
+
+        out(json.dumps(result.schema(), indent=1))
         return
     if not define:
         out(context.get_help())
