@@ -63,7 +63,7 @@ class Scale:
         low = low if axis.least is None else axis.least
         high = high if axis.most is None else axis.most
         if high - low <= _LENGTH_MIN * max(1.0, abs(high)) and not (axis.log and high > low * 1.001):
-            high = low * 2 if axis.log else low + 1.0
+            high = low * 2.5 if axis.log else low + 1.0
         if not axis.log and axis.most is None:
             step = _step(high - low)
             high = math.ceil(high / step - 1e-9) * step
