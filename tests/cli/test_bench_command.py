@@ -20,6 +20,8 @@ from xml.etree import ElementTree
 import pytest
 
 from penstock.cli import bench_matrix, bench_run
+from penstock.store.home import Home
+from penstock.store.runtime import Holder, Lock, Registration, Registry
 from tests.bench.under_load import ANSWER, CHUNKED, DONE, chunk, said, self_signed, usage, whole
 from tests.cli.conftest import Command
 from tests.engines.fake_engine import FakeEngine, Peer
@@ -201,6 +203,24 @@ def test_without_a_url_and_a_gateway_it_says_what_to_do(penstock: Command) -> No
     assert result.code == 2
     assert "no URL is given, and no gateway runs here" in result.err
     assert "hint: `penstock up` starts one" in result.err
+
+
+def test_without_a_url_the_gateway_that_runs_here_is_loaded_and_its_engines_are_read(
+    penstock: Command, url: str, folder: Path
+) -> None:
+    home = Home.of({}, folder)
+    home.replicas.mkdir(parents=True)
+    lock = Lock(home.lock)
+    lock.acquire(Holder(pid=os.getpid(), listen=url))
+    Registry(home.replicas).register(Registration("sim-0", "sim", "sim", url, os.getpid(), "", time.time()))
+    try:
+        result = penstock("bench", "run", *SMALL, "--quiet", "--output", "report")
+    finally:
+        lock.release()
+
+    assert result.out.startswith(f"sim at {url}: ")
+    beside = json.loads((folder / "report" / "beside.json").read_text())
+    assert [source["url"] for source in beside["sources"]] == [f"{url}/metrics"]
 
 
 @pytest.mark.parametrize(
