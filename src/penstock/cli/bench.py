@@ -30,7 +30,10 @@ def register(app: typer.Typer) -> None:
     )
     group.callback(invoke_without_command=True)(_group)
     for one in (*bench_run.COMMANDS, *bench_matrix.COMMANDS):
-        made = with_options(one.options, command(one.act), leave_out=one.leave_out, positional=one.positional)
+        left_out = one.leave_out | {
+            "metrics_keys"
+        }  # keys are read from this home, and never from a command line
+        made = with_options(one.options, command(one.act), leave_out=left_out, positional=one.positional)
         group.command(one.name, help=one.help, epilog=epilog(*one.examples, codes=CODES))(made)
     app.add_typer(group, name="bench")
 

@@ -204,11 +204,13 @@ def _at_home(here: Invocation, options: Options) -> Options:
             "no URL is given, and no gateway runs here",
             hint="`penstock up` starts one; or name a server: penstock bench run http://127.0.0.1:8000",
         )
-    engines = tuple(f"{one.url}/metrics" for one in Registry(here.home.replicas).registrations())
+    replicas = Registry(here.home.replicas).registrations()
+    engines = tuple(f"{one.url}/metrics" for one in replicas)
     found = replace(
         options,
         url=holder.listen,
         metrics=options.metrics or (() if options.no_metrics else engines),
+        metrics_keys=tuple((f"{one.url}/metrics", one.api_key) for one in replicas if one.api_key),
         gateway_metrics=options.gateway_metrics
         or (() if options.no_metrics or not holder.admin else (f"{holder.admin}/metrics",)),
     )
