@@ -170,14 +170,40 @@ def test_two_runs_are_compared(penstock: Command, url: str, folder: Path) -> Non
     assert (folder / "both" / "report.html").is_file()
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("compare", ".", ".", "--concurrency", "3"),
+        ("compare", ".", ".", "--slo", "ttft=1s"),
+        ("report", "sweep", "--slo", "ttft=1s"),
+        ("report", "sweep", "--junit", "x.xml"),
+        ("sweep", "--junit", "x.xml"),
+    ],
+    ids=" ".join,
+)
+def test_an_option_that_would_do_nothing_is_a_mistake(
+    penstock: Command, folder: Path, line: tuple[str, ...]
+) -> None:
+    (folder / "sweep").mkdir()
+    (folder / "sweep" / "sweep.json").write_text("{}")
+
+    result = penstock("bench", *line)
+
+    assert result.code == 2
+    assert line[-2].removeprefix("--") in result.err
+
+
 def test_a_trace_is_replayed(penstock: Command, url: str, folder: Path) -> None:
     rows = "".join(f"2023-11-16 18:00:0{second}.0000000,20,3\n" for second in range(3))
     (folder / "azure.csv").write_text(f"TIMESTAMP,ContextTokens,GeneratedTokens\n{rows}")
 
     result = penstock("bench", "replay", "azure.csv", url, "--speed", "10", "--json", "--quiet")
 
+    other = penstock("bench", "replay", "azure.csv", url, "--concurrency", "1", "--quiet")
+
     counts = json.loads(result.out)["all"]["counts"]
     assert counts["completed"] == 3
+    assert other.out.startswith(f"sim at {url}: concurrency 1\n")
 
 
 def test_a_definition_is_one_flag_away(penstock: Command) -> None:

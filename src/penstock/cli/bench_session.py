@@ -79,7 +79,8 @@ class Session:
     @property
     def printing(self) -> PrintOptions:
         """How results are printed."""
-        return PrintOptions(**{field.name: self.given[field.name] for field in fields(PrintOptions)})
+        names = [field.name for field in fields(PrintOptions)]
+        return PrintOptions(**{name: self.given[name] for name in names if name in self.given})
 
     def options(self, **others: Any) -> Options:
         """The options of the run; `others` in place of those that were given."""
