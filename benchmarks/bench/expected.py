@@ -112,10 +112,15 @@ def is_right(name: str, told: float, truth: float) -> bool:
     return told == truth
 
 
-def dispersion(times_s: list[float], window_s: float = 0.5) -> float:
-    """The index of dispersion of arrivals: variance over mean of their number in windows; 1 for a Poisson process."""
+def dispersion(times_s: list[float], window_s: float = 0.5) -> float | None:
+    """The index of dispersion of arrivals: variance over mean of their number in windows; 1 for a Poisson process.
+
+    None where they span less than two windows.
+    """
     begin_s = min(times_s)
     counts = [0] * int((max(times_s) - begin_s) / window_s)
+    if len(counts) < 2:
+        return None
     for at_s in times_s:
         window = int((at_s - begin_s) / window_s)
         if window < len(counts):

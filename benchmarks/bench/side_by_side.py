@@ -74,6 +74,7 @@ class Results:
     installed_mb: float = 0.0
     absent: str = ""
     cases: dict[str, Run] = field(default_factory=dict)
+    arrivals_per_s: float | None = None
     dispersion: float | None = None
     cpu_us_per_event: float | None = None
     start_cpu_s: float | None = None
@@ -180,7 +181,9 @@ class Sitting:
             results.notes.append(f"Poisson arrivals: {run.failure or f'only {len(arrivals)} requests came'}")
             return
         # What came before the load, such as a trial request, is no part of it.
-        results.dispersion = dispersion(sorted(arrivals)[-POISSON.requests :])
+        times_s = sorted(arrivals)[-POISSON.requests :]
+        results.arrivals_per_s = (len(times_s) - 1) / (times_s[-1] - times_s[0])
+        results.dispersion = dispersion(times_s)
 
     def _costs(self, tool: Tool, venv: Path, results: Results) -> None:
         def least(load: Load) -> Run | None:
@@ -234,6 +237,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tools", default=",".join(tools), help="some of %(default)s")
     parser.add_argument("--quick", action="store_true", help="the closed loops alone")
+    parser.add_argument("--add", action="store_true", help="keep what --out has of the other tools")
     parser.add_argument("--patience", type=float, default=60.0, help="to wait for a calm machine, seconds")
     parser.add_argument("--tries", type=int, default=3, help="of a run that others disturb")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "benchmarks")
@@ -241,10 +245,14 @@ def main() -> None:
     unknown = set(arguments.tools.split(",")) - set(tools)
     if unknown:
         parser.error(f"--tools: {', '.join(sorted(unknown))}: it knows {', '.join(tools)}")
-    all_results: list[Results] = []
+    names = arguments.tools.split(",")
+    shown_names = {tools[name].name for name in names}
+    all_results = (
+        [old for old in read_back(arguments.out) if old.name not in shown_names] if arguments.add else []
+    )
     with tempfile.TemporaryDirectory() as scratch:
         sitting = Sitting(cache_folder(), Path(scratch), arguments.patience, arguments.tries)
-        for name in arguments.tools.split(","):
+        for name in names:
             all_results.append(sitting.all_of(tools[name], arguments.quick))
             shown = written(all_results, arguments.out)  # after each tool: a sitting is long
     print(shown)
@@ -259,6 +267,19 @@ def written(all_results: Sequence[Results], out: Path) -> str:
     (out / "load_testers.json").write_text(json.dumps(told, indent=1))
     (out / "load_testers.md").write_text(shown)
     return shown
+
+
+def read_back(out: Path) -> list[Results]:
+    """The numbers that `written` wrote."""
+    found = []
+    for told in json.loads((out / "load_testers.json").read_text())["tools"]:
+        results = Results(**told)
+        results.cases = {
+            name: Run(**{**run, "told": Told(**run["told"]) if run["told"] else None})
+            for name, run in told["cases"].items()
+        }
+        found.append(results)
+    return found
 
 
 if __name__ == "__main__":

@@ -116,6 +116,7 @@ def _number(figure: str, value: float, truth: float | None) -> str:
 def _costs(there: Sequence[Results]) -> list[str]:
     rows = [
         ("version", [results.version for results in there]),
+        ("Poisson arrivals: rate (30/s)", [_told(r.arrivals_per_s, "{:.1f}") for r in there]),
         ("Poisson arrivals: index of dispersion (1)", [_told(r.dispersion, "{:.2f}") for r in there]),
         ("CPU for an event, µs", [_told(r.cpu_us_per_event, "{:.0f}") for r in there]),
         ("CPU of a run of one request, s", [_told(r.start_cpu_s, "{:.2f}") for r in there]),

@@ -41,6 +41,7 @@ def test_a_run_is_read_as_it_was_written(tmp_path: Path, rows: RowsFormat) -> No
         report(SAMPLES, rows=folder.rows_name), readings=Readings([], {"running": [(0.0, 1.0)]}, {}, [])
     )
 
+    folder.tidy()
     folder.write(made)
 
     again = read_run(folder.path)
@@ -53,6 +54,18 @@ def test_a_run_is_read_as_it_was_written(tmp_path: Path, rows: RowsFormat) -> No
     assert [pick.index for pick in again.picks] == [pick.index for pick in made.picks]
     assert not folder.spool.exists()
     assert {"report.html", "report.md", folder.rows_name} <= {path.name for path in folder.path.iterdir()}
+
+
+def test_without_rows_a_folder_has_no_single_requests(tmp_path: Path) -> None:
+    folder = RunFolder.made(tmp_path / "run", RowsFormat.NONE)
+    spooled(folder)
+    list(folder.keeping(iter(SAMPLES)))
+
+    folder.tidy()
+    folder.write(report(SAMPLES, rows=""))
+
+    assert list(samples_of(folder.path)) == []
+    assert read_run(folder.path).summary.all.counts.requests == len(SAMPLES)
 
 
 def test_a_folder_that_exists_is_an_error_and_stays_as_it_is(tmp_path: Path) -> None:
@@ -88,6 +101,7 @@ def test_a_full_disk_keeps_what_the_load_generators_wrote_and_all_samples_pass(t
 
     with room_for(2000):
         kept = list(folder.keeping(iter(SAMPLES)))
+    folder.tidy()
 
     assert kept == SAMPLES
     assert len(folder.troubles) == 1

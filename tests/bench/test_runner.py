@@ -26,7 +26,7 @@ from penstock.bench.runner import measure
 from penstock.bench.search import SearchSettings
 from penstock.bench.searches import search
 from penstock.bench.settings import SettingsError, load_of, read
-from penstock.bench.sweeps import levels, sweep
+from penstock.bench.sweeps import Sweep, levels, sweep
 from penstock.bench.watch import Expected, Nobody
 from penstock.core.errors import PenstockError
 from tests.simulator.sim_client import Sim
@@ -193,6 +193,20 @@ def test_a_sweep_has_a_run_for_each_kind_and_load(url: str, tmp_path: Path) -> N
     assert "concurrency 2" in sweep_text(swept)
     assert f'href="{swept.cells[0].folder}/report.html"' in sweep_html(swept)
     assert "| short | concurrency 1 |" in sweep_markdown(swept)
+
+
+def test_a_sweep_that_is_stopped_tells_of_the_runs_that_were_made(url: str) -> None:
+    async def stopped() -> Sweep:
+        stop = asyncio.Event()
+        loads = [load_of(options(url, concurrency=level)) for level in (1, 2, 4)]
+        settings = read(options(url, requests=100_000))
+        return await sweep(settings, loads, Stopping(stop, 5), stop)
+
+    swept = asyncio.run(stopped())
+
+    assert len(swept.cells) == 1
+    assert swept.exit_code == 130
+    assert "Interrupted: 1 of 3 runs" in sweep_text(swept)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 from benchmarks.bench.calm import busy_s, process_cpu_s, share_of
 from benchmarks.bench.expected import Load, Told, dispersion, expected, is_right, waits
 from benchmarks.bench.peers import Place, Tool, write_tokenizer
-from benchmarks.bench.side_by_side import ROOT, Results, Sitting
+from benchmarks.bench.side_by_side import ROOT, Results, Sitting, read_back, written
 from benchmarks.bench.side_by_side_table import table
 from benchmarks.bench.truth import CASES
 from benchmarks.gateway.peers import Package
@@ -105,7 +105,8 @@ def test_arrivals_of_a_clock_have_no_dispersion_and_those_of_chance_have_one() -
         at_s += chance.expovariate(30)
         times.append(at_s)
 
-    assert dispersion([number / 30 for number in range(300)]) < 0.1
+    assert dispersion([number / 30 for number in range(300)]) == pytest.approx(0.0, abs=0.1)
+    assert dispersion([0.0, 0.1, 0.2]) is None
     assert dispersion(times) == pytest.approx(1.0, abs=0.1)
 
 
@@ -161,6 +162,8 @@ def test_a_tool_is_put_beside_the_truth_and_its_wrong_time_is_bold(tmp_path: Pat
     assert "| TTFT **50.0**, tokens 16, whole 20, failed 0 |" in shown
     assert "| no results, exit code 1: no licence |" in shown
     assert "- odd: it asks once." in shown
+    written([results], tmp_path)
+    assert read_back(tmp_path) == [results]
 
 
 def test_a_tool_that_cannot_be_had_is_named_with_the_reason(tmp_path: Path) -> None:

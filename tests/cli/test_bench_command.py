@@ -20,6 +20,8 @@ from xml.etree import ElementTree
 import pytest
 
 from penstock.cli import bench_matrix, bench_run
+from penstock.store.home import Home
+from penstock.store.runtime import Holder, Lock, Registration, Registry
 from tests.bench.under_load import ANSWER, CHUNKED, DONE, chunk, said, self_signed, usage, whole
 from tests.cli.conftest import Command
 from tests.engines.fake_engine import FakeEngine, Peer
@@ -168,14 +170,40 @@ def test_two_runs_are_compared(penstock: Command, url: str, folder: Path) -> Non
     assert (folder / "both" / "report.html").is_file()
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("compare", ".", ".", "--concurrency", "3"),
+        ("compare", ".", ".", "--slo", "ttft=1s"),
+        ("report", "sweep", "--slo", "ttft=1s"),
+        ("report", "sweep", "--junit", "x.xml"),
+        ("sweep", "--junit", "x.xml"),
+    ],
+    ids=" ".join,
+)
+def test_an_option_that_would_do_nothing_is_a_mistake(
+    penstock: Command, folder: Path, line: tuple[str, ...]
+) -> None:
+    (folder / "sweep").mkdir()
+    (folder / "sweep" / "sweep.json").write_text("{}")
+
+    result = penstock("bench", *line)
+
+    assert result.code == 2
+    assert line[-2].removeprefix("--") in result.err
+
+
 def test_a_trace_is_replayed(penstock: Command, url: str, folder: Path) -> None:
     rows = "".join(f"2023-11-16 18:00:0{second}.0000000,20,3\n" for second in range(3))
     (folder / "azure.csv").write_text(f"TIMESTAMP,ContextTokens,GeneratedTokens\n{rows}")
 
     result = penstock("bench", "replay", "azure.csv", url, "--speed", "10", "--json", "--quiet")
 
+    other = penstock("bench", "replay", "azure.csv", url, "--concurrency", "1", "--quiet")
+
     counts = json.loads(result.out)["all"]["counts"]
     assert counts["completed"] == 3
+    assert other.out.startswith(f"sim at {url}: concurrency 1\n")
 
 
 def test_a_definition_is_one_flag_away(penstock: Command) -> None:
@@ -189,12 +217,36 @@ def test_a_definition_is_one_flag_away(penstock: Command) -> None:
     assert penstock("bench", "--define", "tttf").code == 2
 
 
+def test_the_schema_of_the_summary_is_one_flag_away(penstock: Command) -> None:
+    schema = json.loads(penstock("bench", "--schema").out)
+
+    assert {"all", "kinds", "verdict"} <= set(schema["$defs"]["Summary"]["properties"])
+
+
 def test_without_a_url_and_a_gateway_it_says_what_to_do(penstock: Command) -> None:
     result = penstock("bench", "run")
 
     assert result.code == 2
     assert "no URL is given, and no gateway runs here" in result.err
     assert "hint: `penstock up` starts one" in result.err
+
+
+def test_without_a_url_the_gateway_that_runs_here_is_loaded_and_its_engines_are_read(
+    penstock: Command, url: str, folder: Path
+) -> None:
+    home = Home.of({}, folder)
+    home.replicas.mkdir(parents=True)
+    lock = Lock(home.lock)
+    lock.acquire(Holder(pid=os.getpid(), listen=url))
+    Registry(home.replicas).register(Registration("sim-0", "sim", "sim", url, os.getpid(), "", time.time()))
+    try:
+        result = penstock("bench", "run", *SMALL, "--quiet", "--output", "report")
+    finally:
+        lock.release()
+
+    assert result.out.startswith(f"sim at {url}: ")
+    beside = json.loads((folder / "report" / "beside.json").read_text())
+    assert [source["url"] for source in beside["sources"]] == [f"{url}/metrics"]
 
 
 @pytest.mark.parametrize(

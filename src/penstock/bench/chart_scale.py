@@ -10,7 +10,7 @@ from penstock.bench.shown import number, scaled
 
 # More labels than this touch each other.
 TICKS_WANTED = 5
-# Of 1 and of the value itself: what differs by less is one value.
+# Of 1 and of the value itself: what differs by less is one value; on a logarithmic axis there is nothing below it.
 _LENGTH_MIN = 1e-12
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 
@@ -22,7 +22,7 @@ class Axis:
     Args:
         label: what it is of, such as `TTFT`; its unit is added.
         unit: see `shown`.
-        log: equal steps are equal factors; values must be above 0 then, others are left out.
+        log: equal steps are equal factors; others than values above 0 are at its beginning then.
         at: values that get a line, in place of round ones, such as the loads of a sweep; in no unit that is scaled.
         least, most: the ends; None fits them to the values. A linear axis without `least` begins at 0.
     """
@@ -54,7 +54,7 @@ class Scale:
     @classmethod
     def of(cls, axis: Axis, values: Iterable[float], begins: float, ends: float) -> Scale:
         """The scale on which all `values` have a place."""
-        held = [value for value in values if math.isfinite(value) and (value > 0 or not axis.log)]
+        held = [value for value in values if math.isfinite(value) and (value > _LENGTH_MIN or not axis.log)]
         low, high = (min(held), max(held)) if held else (1.0, 1.0)
         if axis.log:
             low, high = (min(axis.at), max(axis.at)) if axis.at else _decades(low, high)
@@ -63,7 +63,7 @@ class Scale:
         low = low if axis.least is None else axis.least
         high = high if axis.most is None else axis.most
         if high - low <= _LENGTH_MIN * max(1.0, abs(high)) and not (axis.log and high > low * 1.001):
-            high = low * 2 if axis.log else low + 1.0
+            high = low * 2.5 if axis.log else low + 1.0
         if not axis.log and axis.most is None:
             step = _step(high - low)
             high = math.ceil(high / step - 1e-9) * step

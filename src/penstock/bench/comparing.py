@@ -86,6 +86,8 @@ def compare_folders(a: Path, b: Path, *, seed: int = 0) -> Compare:
         for said in _against(label, report.summary.verdict)
     ]
     first, second = reports
+    if first.meta.load != second.meta.load:
+        verdicts.append(f"The loads differ: {first.meta.load}, and {second.meta.load}.")
     if first.meta.workload != second.meta.workload:
         verdicts.append("The workloads differ, so what differs below may be theirs.")
     return Compare(

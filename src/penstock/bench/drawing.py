@@ -70,7 +70,7 @@ class Chart:
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
-        return f'<style>{style()}</style><div class="penstock">{self.html()}</div>'
+        return f'<style>{style()}</style><div class="penstock alone">{self.html()}</div>'
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +101,7 @@ class Charts:
     def _repr_html_(self) -> str:
         """What a notebook shows."""
         pictures = "".join(chart.html() for chart in self.all)
-        columns = "display:grid;grid-template-columns:repeat(auto-fit,minmax(420px,1fr));gap:28px"
-        return f'<style>{style()}</style><div class="penstock" style="{columns}">{pictures}</div>'
+        return f'<style>{style()}</style><div class="penstock alone">{pictures}</div>'
 
 
 def style() -> str:

@@ -11,9 +11,9 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-from penstock.bench.drawing import Charts
+from penstock.bench.drawing import Charts, style
 from penstock.bench.measures import MEASURES
-from penstock.bench.page import verdict_box
+from penstock.bench.page import pictures, report_style, verdict_box
 from penstock.bench.report import Report
 from penstock.bench.report_files import samples_of
 from penstock.bench.report_html import headline
@@ -117,11 +117,14 @@ class Finished:
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
-        own = (Path(__file__).with_name("report.css")).read_text("utf-8")
-        box = verdict_box(self.verdict, self.summary.interrupted)
+        parts = (
+            verdict_box(self.verdict, self.summary.interrupted),
+            headline(self.summary),
+            pictures(list(self.charts), wide=("timeline",)),
+        )
         return (
-            f'<style>{own}</style><div class="penstock" style="min-height:0">{box}{headline(self.summary)}</div>'
-            f"{self.charts._repr_html_()}"
+            f'<style>{style()}{report_style()}</style><div class="penstock" style="padding:0 16px 16px">'
+            f"{'<br>'.join(parts)}</div>"
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-SECRET = frozenset({"api_key", "header"})
+SECRET = frozenset({"api_key", "header", "metrics_keys"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +144,7 @@ class BesideOptions:
         metrics: URL of an engine's /metrics; the endpoint's own is tried where none is given.
         gateway_metrics: URL of a Penstock gateway's /metrics.
         gpu_metrics: URL of a DCGM exporter's /metrics.
+        metrics_keys: keys that pages of metrics ask for, by their URLs; no option of a command.
         no_metrics: read none that is not named.
         gpu: read this machine's GPUs (NVML).
         gpu_log: write them to this CSV file, as nvidia-smi would.
@@ -155,6 +156,7 @@ class BesideOptions:
     metrics: tuple[str, ...] = ()
     gateway_metrics: tuple[str, ...] = ()
     gpu_metrics: tuple[str, ...] = ()
+    metrics_keys: tuple[tuple[str, str], ...] = ()
     no_metrics: bool = False
     gpu: bool = False
     gpu_log: str = ""

@@ -13,21 +13,26 @@ from penstock import __version__
 from penstock.bench.drawing import Chart, style
 from penstock.bench.result import Verdict, VerdictKind
 
+_OF_THE_PAGE = ":root { color-scheme: light dark; } body { margin: 0; min-height: 100vh; }\n"
 _TONES = {VerdictKind.VALID: "good", VerdictKind.ERRORS: "bad", VerdictKind.CLIENT_LIMITED: "bad"}
 
 
 def page(title: str, parts: Iterable[str]) -> str:
     """A whole page of parts that are HTML already."""
-    own = Path(__file__).with_name("report.css").read_text("utf-8")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta name="generator" content="Penstock {__version__}"><title>{text(title)}</title>\n'
-        f'<style>\n{style()}{own}</style></head>\n<body class="penstock"><main>\n'
+        f'<style>\n{_OF_THE_PAGE}{style()}{report_style()}</style></head>\n<body class="penstock"><main>\n'
         + "\n".join(part for part in parts if part)
         + f"\n<footer>Penstock {__version__}. Times are from the scheduled send, unless a name says otherwise.</footer>"
         "\n</main></body></html>\n"
     )
+
+
+def report_style() -> str:
+    """The style of reports, all of it below the class `penstock`: a notebook keeps its own."""
+    return Path(__file__).with_name("report.css").read_text("utf-8")
 
 
 def text(words: object) -> str:

@@ -87,7 +87,15 @@ def _named(settings: Settings) -> list[Source]:
         *((url, SourceKind.GATEWAY) for url in settings.gateway_metrics),
         *((url, SourceKind.GPU) for url in settings.gpu_metrics),
     )
-    sources = [Source(url if "://" in url else f"http://{url}", kind) for url, kind in pages]
+    keys = settings.metrics_keys
+    sources = [
+        Source(
+            url if "://" in url else f"http://{url}",
+            kind,
+            ((b"authorization", f"Bearer {keys[url]}".encode()),) if keys.get(url) else (),
+        )
+        for url, kind in pages
+    ]
     for source in sources:
         _ = source.address  # a mistake in it is told before the load
     return sources

@@ -48,6 +48,12 @@ def rescaled(trace: Trace, speed: float = 1.0, duration_s: float | None = None) 
     return msgspec.structs.replace(trace, rows=rows)
 
 
+def untimed(trace: Trace) -> Trace:
+    """The same requests, without their times: for a load of another course."""
+    rows = [msgspec.structs.replace(row, at_s=None) for row in trace.rows]
+    return msgspec.structs.replace(trace, rows=rows)
+
+
 def replay(
     workload: Workload,
     trace: Trace,

@@ -18,7 +18,7 @@ from penstock.bench.drawing import Charts
 from penstock.bench.energy import Cost
 from penstock.bench.picks import Pick
 from penstock.bench.power import PowerReadings
-from penstock.bench.result import Distribution, Part, Percentile, Summary
+from penstock.bench.result import Part, Percentile, Summary
 from penstock.bench.shown import shown
 from penstock.bench.slo import parse_slo
 
@@ -158,10 +158,3 @@ def interval(percentile: Percentile | None, unit: str) -> str:
     number, _, suffix = low.rpartition(" ")
     # A unit that both have is written once.
     return f"{number if number and high.endswith(f' {suffix}') else low} to {high}"
-
-
-def too_few(spread: Distribution) -> str:
-    """Which of its percentiles need more samples, in words; empty where none does."""
-    missing = [each for each in spread.percentiles if each.value is None]
-    needs = ", ".join(f"p{each.p:g} needs {each.needs:,}" for each in missing)
-    return f"{needs}; there are {spread.count:,}" if missing else ""

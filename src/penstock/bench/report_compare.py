@@ -77,7 +77,8 @@ def compare_charts(compared: Compare) -> Charts:
 
 def _parts(compared: Compare) -> Iterator[str]:
     yield heading("Comparison", f"A: {compared.names[0]}", f"B: {compared.names[1]}")
-    tone = "warn" if compared.verdicts or compared.interrupted or compared.result is None else "good"
+    doubtful = compared.verdicts or compared.interrupted or compared.result is None
+    tone = "bad" if compared.worse else "warn" if doubtful else "good"
     yield f'<section class="verdict {tone}"><p>{text(_says(compared))}</p></section>'
     yield notes(_notes(compared))
     if compared.result is not None:

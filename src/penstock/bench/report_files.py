@@ -100,8 +100,7 @@ class RunFolder:
     def keeping(self, samples: Iterable[Sample]) -> Iterator[Sample]:
         """The same samples, each written to the file of rows as it passes.
 
-        A disk that is full ends the writing, not the reading: the spool has all of them, and is removed only after
-        the last row was written.
+        A disk that is full ends the writing, not the reading: the spool has all of them.
         """
         writer = self._begun() if self.rows_name else None
         for sample in samples:
@@ -110,8 +109,11 @@ class RunFolder:
             yield sample
         if writer is not None:
             self._tried(writer, lambda to: to.close())
-            if not self.troubles:
-                shutil.rmtree(self.spool, ignore_errors=True)
+
+    def tidy(self) -> None:
+        """Removes what the load generators wrote, once it was read; nothing where its rows could not be kept."""
+        if not self.troubles:
+            shutil.rmtree(self.spool, ignore_errors=True)
 
     def forget(self) -> None:
         """Removes the folder of a run that was not, but never one that has samples."""

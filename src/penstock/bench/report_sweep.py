@@ -154,7 +154,8 @@ def _judged(swept: Sweep) -> list[str]:
         cells = [cell for cell in against if cell.verdict.kind is kind]
         first = cells[0]
         which = f"{first.kind}, {first.load}: {verdict_says(first.verdict)}"
-        more = f" (and {len(cells) - 1} other runs)" if len(cells) > 1 else ""
+        others = len(cells) - 1
+        more = f" (and {others} other run{'s' if others > 1 else ''})" if others else ""
         lines.append(f"{kind_name(kind)}: {which}{more}")
     if not against and swept.cells:
         lines.append(f"VALID: nothing speaks against any of {len(swept.cells)} runs")

@@ -102,7 +102,9 @@ def _by_measure(part: Part) -> str:
         "95 % INTERVAL",
         "MAX",
     ]
-    return aligned(header, rows) if rows else ""
+    text = aligned(header, rows) if rows else ""
+    open_ended = any(cell.endswith("to ?") or cell.startswith("? to") for row in rows for cell in row)
+    return text + ("\n?: so few samples do not bound the interval on this side" if open_ended else "")
 
 
 def _failures(summary: Summary) -> str:

@@ -126,6 +126,7 @@ class _Run:
             meta, summary, readings, power, cost, picks.all(), told if told.parts or told.replicas else None
         )
         if settings.output is not None:
+            folder.tidy()
             folder.write(report)
         return Finished(report, folder.path, settings.min_goodput, tuple(folder.troubles))
 

@@ -83,6 +83,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     metrics: tuple[str, ...] = ()
     gateway_metrics: tuple[str, ...] = ()
     gpu_metrics: tuple[str, ...] = ()
+    metrics_keys: dict[str, str] = {}
     find_metrics: bool = True
     gpu: bool = False
     gpu_log: Path | None = None
@@ -142,6 +143,7 @@ def read(options: Options, environ: Mapping[str, str] | None = None) -> Settings
         metrics=options.metrics,
         gateway_metrics=options.gateway_metrics,
         gpu_metrics=options.gpu_metrics,
+        metrics_keys=dict(options.metrics_keys),
         find_metrics=not options.no_metrics and not options.metrics,
         gpu=options.gpu or bool(options.gpu_log),
         gpu_log=Path(options.gpu_log) if options.gpu_log else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import typer
@@ -29,7 +30,10 @@ def register(app: typer.Typer) -> None:
     )
     group.callback(invoke_without_command=True)(_group)
     for one in (*bench_run.COMMANDS, *bench_matrix.COMMANDS):
-        made = with_options(one.options, command(one.act), leave_out=one.leave_out, positional=one.positional)
+        left_out = one.leave_out | {
+            "metrics_keys"
+        }  # keys are read from this home, and never from a command line
+        made = with_options(one.options, command(one.act), leave_out=left_out, positional=one.positional)
         group.command(one.name, help=one.help, epilog=epilog(*one.examples, codes=CODES))(made)
     app.add_typer(group, name="bench")
 
@@ -40,9 +44,15 @@ def _group(
         str,
         typer.Option("--define", help="Print what a measure is, and what other tools call it; such as ttft."),
     ] = "",
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of summary.json.")] = False,
 ) -> None:
-    """Prints a definition, or the help where there is no command."""
+    """Prints a definition or the schema, or the help where there is no command."""
     if context.invoked_subcommand is not None:
+        return
+    if schema:
+        from penstock.bench import result
+
+        out(json.dumps(result.schema(), indent=1))
         return
     if not define:
         out(context.get_help())

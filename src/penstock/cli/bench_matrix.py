@@ -174,6 +174,7 @@ def compare(session: Session) -> int:
     a, b = given["a"], given["b"]
     folders = [Path(each).is_dir() for each in (a, b)]
     if all(folders):
+        _check_nothing_is_sent(session)
         compared = comparing.compare_folders(Path(a), Path(b), seed=given["seed"])
     elif any(folders):
         raise UsageError(
@@ -198,6 +199,17 @@ def compare(session: Session) -> int:
         make_folder(output)
     written = _write(output, contents)
     return compared.exit_code(fail_if_worse=given["fail_if_worse"]) if written else EXIT_FAILED
+
+
+def _check_nothing_is_sent(session: Session) -> None:
+    """Raises UsageError where an option is of a load, and there is none."""
+    for name in session.options(url="-").public():
+        if name not in ("url", "output", "seed"):
+            option = name.replace("_", "-")
+            raise UsageError(
+                f"{option}: two runs that were kept are compared as they are",
+                hint=f"leave --{option} out, or name two servers",
+            )
 
 
 def _compare_servers(session: Session) -> Compare:
@@ -260,7 +272,7 @@ COMMANDS = (
             "penstock bench sweep http://127.0.0.1:8000 --kinds chat,code --rates 1,2,4,8 --duration 60s",
         ),
         positional=("url",),
-        leave_out=frozenset({"mix", "concurrency", "rate"}),
+        leave_out=frozenset({"mix", "concurrency", "rate", "min_goodput", "junit"}),
     ),
     BenchCommand(
         "search",
@@ -272,7 +284,7 @@ COMMANDS = (
             "penstock bench search http://127.0.0.1:8000 --of concurrency --slo e2e=5s --share 99%",
         ),
         positional=("url",),
-        leave_out=frozenset({"concurrency", "rate", "min_goodput"}),
+        leave_out=frozenset({"concurrency", "rate", "min_goodput", "junit"}),
     ),
     BenchCommand(
         "compare",
@@ -284,6 +296,6 @@ COMMANDS = (
             "penstock bench compare http://127.0.0.1:8000 http://127.0.0.1:8001 --interleave ABBA --pairs 5",
         ),
         positional=("a", "b"),
-        leave_out=frozenset({"url"}),
+        leave_out=frozenset({"url", "min_goodput", "junit"}),
     ),
 )

@@ -83,7 +83,7 @@ def run(session: Session) -> int:
 
 def replay(session: Session) -> int:
     """A recorded load."""
-    from penstock.bench.replay import rescaled
+    from penstock.bench.replay import rescaled, untimed
     from penstock.bench.settings import read, seconds
     from penstock.bench.trace_rows import TraceFormat
     from penstock.bench.traces import read_trace
@@ -101,7 +101,10 @@ def replay(session: Session) -> int:
         ) from None
     trace = read_trace(Path(given["trace"]), form, seed=settings.seed)
     first_s = seconds("first", given["first"]) if given["first"] else None
-    return _measure(session, settings, "replay", rescaled(trace, given["speed"], first_s))
+    trace = rescaled(trace, given["speed"], first_s)
+    if given["rate"] is not None or given["concurrency"] is not None or given["arrivals"] != "poisson":
+        trace = untimed(trace)
+    return _measure(session, settings, "replay", trace)
 
 
 def probe(session: Session) -> int:
@@ -233,6 +236,12 @@ def _report_sweep(session: Session, folder: Path) -> int:
     from penstock.bench.report_sweep import sweep_html, sweep_markdown, sweep_text
     from penstock.bench.sweeps import read_sweep
 
+    for name in ("slo", "min_goodput", "junit"):
+        if session.given[name]:
+            option = name.replace("_", "-")
+            raise UsageError(
+                f"{option}: {folder} is a sweep", hint=f"leave --{option} out, or name one of its runs"
+            )
     swept = read_sweep(folder)
     session.publish(
         text=lambda: sweep_text(swept),
@@ -270,7 +279,7 @@ COMMANDS = (
         "replay",
         replay,
         ReplayOptions,
-        "Send a recorded load again, at its own times or faster.",
+        "Send a recorded load again, at its own times or faster; or its requests at a --rate or --concurrency.",
         (
             "penstock bench replay AzureLLMInferenceTrace_conv.csv http://127.0.0.1:8000 --first 10m",
             "penstock bench replay conversation_trace.jsonl --speed 2 --output replay",

@@ -79,7 +79,8 @@ class Session:
     @property
     def printing(self) -> PrintOptions:
         """How results are printed."""
-        return PrintOptions(**{field.name: self.given[field.name] for field in fields(PrintOptions)})
+        names = [field.name for field in fields(PrintOptions)]
+        return PrintOptions(**{name: self.given[name] for name in names if name in self.given})
 
     def options(self, **others: Any) -> Options:
         """The options of the run; `others` in place of those that were given."""
@@ -204,11 +205,13 @@ def _at_home(here: Invocation, options: Options) -> Options:
             "no URL is given, and no gateway runs here",
             hint="`penstock up` starts one; or name a server: penstock bench run http://127.0.0.1:8000",
         )
-    engines = tuple(f"{one.url}/metrics" for one in Registry(here.home.replicas).registrations())
+    replicas = Registry(here.home.replicas).registrations()
+    engines = tuple(f"{one.url}/metrics" for one in replicas)
     found = replace(
         options,
         url=holder.listen,
         metrics=options.metrics or (() if options.no_metrics else engines),
+        metrics_keys=tuple((f"{one.url}/metrics", one.api_key) for one in replicas if one.api_key),
         gateway_metrics=options.gateway_metrics
         or (() if options.no_metrics or not holder.admin else (f"{holder.admin}/metrics",)),
     )
