@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from penstock.bench.definitions import with_chapter
+from penstock.bench.analysis.definitions import with_chapter
 from penstock.core.config_reference import example_toml, reference_page
 
 ROOT = Path(__file__).resolve().parent.parent

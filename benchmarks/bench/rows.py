@@ -14,8 +14,8 @@ from benchmarks.bench.expected import Load, dispersion, expected, is_right, wait
 from benchmarks.bench.served import Outcome, Served
 from benchmarks.bench.truth import CASES, Case
 
-from penstock.bench import arrivals
 from penstock.bench.sample import Cause, Sample
+from penstock.bench.workloads import arrivals
 
 OFF_S, OFF_SHARE = 0.002, 0.01
 DISPERSION = (0.8, 1.25)

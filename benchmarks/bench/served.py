@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from penstock.bench.endpoint import Endpoint
-from penstock.bench.health import ClientHealth
+from penstock.bench.load.endpoint import Endpoint
+from penstock.bench.load.health import ClientHealth
+from penstock.bench.load.processes import Generated, generate
+from penstock.bench.load.timeouts import Timeouts
 from penstock.bench.plan import PlannedRequest
-from penstock.bench.processes import Generated, generate
 from penstock.bench.sample import Sample
-from penstock.bench.timeouts import Timeouts
 
 ROOT = Path(__file__).parents[2]
 BODY = (

@@ -23,7 +23,7 @@ from typing import cast
 import httptools
 import uvloop
 
-from penstock.bench.pacer import Pacer
+from penstock.bench.load.pacer import Pacer
 
 FIRST_S = 0.2
 GAP_S = 0.02

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from penstock.bench.picks import Picks
+from penstock.bench.analysis.slo import parse_slo
+from penstock.bench.analysis.summary import summarize
+from penstock.bench.analysis.validity import judge
 from penstock.bench.plan import Stage
-from penstock.bench.report import Host, Meta, Report
+from penstock.bench.report.facts import Host, Meta, Report
+from penstock.bench.report.picks import Picks
 from penstock.bench.sample import Cause, Sample
-from penstock.bench.slo import parse_slo
-from penstock.bench.summary import summarize
-from penstock.bench.validity import judge
 from tests.bench.answers import answer, failure
 
 SLO = "ttft=250ms,tpot=50ms"

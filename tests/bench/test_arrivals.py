@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.bench.arrivals import EVEN, EXAMPLES, SENDS_MAX, Load, LoadError, schedule
+from penstock.bench.workloads.arrivals import EVEN, EXAMPLES, SENDS_MAX, Load, LoadError, schedule
 
 
 def dispersion(times: list[float], until_s: int) -> float:

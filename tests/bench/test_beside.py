@@ -11,8 +11,8 @@ from typing import TypeVar
 
 import pytest
 
-from penstock.bench.beside import REASONS_MAX, Beside, Readings, Source, SourceError, SourceKind
-from penstock.bench.energy import Price
+from penstock.bench.beside.energy import Price
+from penstock.bench.beside.pages import REASONS_MAX, Beside, Readings, Source, SourceError, SourceKind
 from penstock.engines.client import FETCH_BYTES_MAX, EngineClient
 from tests.e2e.processes import ready_gateway, remote, sim_engine
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.bench.bodies import Template
-from penstock.bench.lengths import WorkloadError
+from penstock.bench.workloads.bodies import Template
+from penstock.bench.workloads.lengths import WorkloadError
 
 
 def body(texts: list[str], **settings: Any) -> dict[str, Any]:

@@ -14,17 +14,17 @@ from typing import Any
 
 import pytest
 
-from penstock.bench.calibrate import Counting, calibrate
-from penstock.bench.calibration import Calibration, Source
-from penstock.bench.endpoint import COMPLETIONS_PATH, Endpoint
-from penstock.bench.kinds import Kind, mix_of
-from penstock.bench.lengths import fixed, parse_lengths
-from penstock.bench.prompts import Cache
-from penstock.bench.replay import replay
-from penstock.bench.tokenizers import CalibrationError
-from penstock.bench.trace_rows import TraceFormat, TraceRow
-from penstock.bench.traces import Trace
-from penstock.bench.workload import Plan, Workload, plan
+from penstock.bench.load.endpoint import COMPLETIONS_PATH, Endpoint
+from penstock.bench.workloads.calibrate import Counting, calibrate
+from penstock.bench.workloads.calibration import Calibration, Source
+from penstock.bench.workloads.kinds import Kind, mix_of
+from penstock.bench.workloads.lengths import fixed, parse_lengths
+from penstock.bench.workloads.prompts import Cache
+from penstock.bench.workloads.replay import replay
+from penstock.bench.workloads.tokenizers import CalibrationError
+from penstock.bench.workloads.trace_rows import TraceFormat, TraceRow
+from penstock.bench.workloads.traces import Trace
+from penstock.bench.workloads.workload import Plan, Workload, plan
 from penstock.engines.client import ConnectRefusedError, EngineClient
 from tests.simulator.sim_client import Sim
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from penstock.bench.endpoint import Endpoint
+from penstock.bench.load.endpoint import Endpoint
+from penstock.bench.load.timeouts import Timeouts
 from penstock.bench.sample import Cause, Sample
-from penstock.bench.timeouts import Timeouts
 from tests.bench.under_load import (
     ANSWER,
     CHUNKED,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from penstock.bench.ceiling import measure_ceiling
+from penstock.bench.load.ceiling import measure_ceiling
 from tests.bench.under_load import run
 
 

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.bench.chart_scale import Axis, Scale
-from penstock.bench.charts import run_charts
-from penstock.bench.drawing import Chart, Line, Shade, bar_chart, line_chart
-from penstock.bench.picks import Pick, Picks
-from penstock.bench.result import Counts, Distribution, Moment, Part, Summary, Throughput, Window
+from penstock.bench.analysis.result import Counts, Distribution, Moment, Part, Summary, Throughput, Window
+from penstock.bench.report.chart_scale import Axis, Scale
+from penstock.bench.report.charts import run_charts
+from penstock.bench.report.drawing import Chart, Line, Shade, bar_chart, line_chart
+from penstock.bench.report.picks import Pick, Picks
+from penstock.bench.report.shown import shown
 from penstock.bench.sample import Cause, Sample
-from penstock.bench.shown import shown
 
 SVG = "{http://www.w3.org/2000/svg}"
 numbers = st.floats(min_value=-1e9, max_value=1e9)

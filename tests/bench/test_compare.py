@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.bench.compare import Comparison, Effect, compare
+from penstock.bench.analysis.compare import Comparison, Effect, compare
 from penstock.bench.sample import Cause, Sample
 from tests.bench.answers import answer, failure
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from penstock.bench.definitions import BEGIN, END, NoSuchMeasureError, chapter, define, with_chapter
-from penstock.bench.measures import MEASURES
-from penstock.bench.result import VerdictKind
+from penstock.bench.analysis.definitions import BEGIN, END, NoSuchMeasureError, chapter, define, with_chapter
+from penstock.bench.analysis.measures import MEASURES
+from penstock.bench.analysis.result import VerdictKind
 
 PAGE = Path(__file__).parents[2] / "docs" / "bench.md"
 

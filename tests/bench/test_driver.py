@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from penstock.bench.driver import Driver, Pace, Tally
+from penstock.bench.load.driver import Driver, Pace, Tally
+from penstock.bench.load.plan_file import PlanReader
 from penstock.bench.plan import PlannedRequest
-from penstock.bench.plan_file import PlanReader
 from penstock.bench.sample import Cause, Sample
 from tests.bench.under_load import (
     ANSWER,

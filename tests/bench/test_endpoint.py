@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from penstock.bench.endpoint import COMPLETIONS_PATH, Endpoint, EndpointError
-from penstock.bench.reaching import hosts_of, models_of
+from penstock.bench.load.endpoint import COMPLETIONS_PATH, Endpoint, EndpointError
+from penstock.bench.load.reaching import hosts_of, models_of
 from tests.bench.under_load import endpoint_of, run, self_signed, whole
 from tests.engines.fake_engine import FakeEngine, Peer, Script
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from penstock.bench.figures import ENGINE, GATEWAY, GPU, read
+from penstock.bench.beside.figures import ENGINE, GATEWAY, GPU, read
 from penstock.simulator.engine_model import EngineModel, EngineModelSettings
 from penstock.simulator.exposition import Metrics
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from penstock.bench.health import ProcessHealth, Spread, client_health
+from penstock.bench.load.health import ProcessHealth, Spread, client_health
 
 
 def test_quantiles_of_a_spread_are_right_within_its_buckets() -> None:

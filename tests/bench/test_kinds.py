@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.bench.kinds import KINDS, Kind, mix_of, parse_mix
-from penstock.bench.lengths import WorkloadError, fixed
+from penstock.bench.workloads.kinds import KINDS, Kind, mix_of, parse_mix
+from penstock.bench.workloads.lengths import WorkloadError, fixed
 
 
 def names(text: str, count: int, seed: int = 1) -> list[str]:

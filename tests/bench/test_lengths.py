@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.bench.lengths import LENGTH_MAX, Lengths, WorkloadError, fixed, parse_lengths, parse_span
+from penstock.bench.workloads.lengths import (
+    LENGTH_MAX,
+    Lengths,
+    WorkloadError,
+    fixed,
+    parse_lengths,
+    parse_span,
+)
 
 
 def drawn(text: str, count: int = 2000) -> list[int]:

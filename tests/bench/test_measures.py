@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.bench.measures import BY_NAME, MEASURES, first_chunk_tokens, gaps, tokens
+from penstock.bench.analysis.measures import BY_NAME, MEASURES, first_chunk_tokens, gaps, tokens
 from penstock.bench.sample import Cause, Sample
 from tests.bench.answers import answer, failure
 

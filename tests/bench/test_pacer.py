@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from penstock.bench.pacer import Pacer
+from penstock.bench.load.pacer import Pacer
 from tests.bench.under_load import run
 
 

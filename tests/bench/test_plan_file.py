@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from penstock.bench.load.plan_file import PlanReader, PlanWriter
 from penstock.bench.plan import PlannedRequest
-from penstock.bench.plan_file import PlanReader, PlanWriter
 from tests.bench.under_load import plan_in, planned
 
 

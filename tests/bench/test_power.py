@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from penstock.bench.energy import Price, cost, energy_j
-from penstock.bench.gpu import NoGpuError, Nvml, local_gpus
-from penstock.bench.gpu_log import HEADER
-from penstock.bench.power import GpuLogError, Power, PowerReadings
+from penstock.bench.beside.energy import Price, cost, energy_j
+from penstock.bench.beside.gpu import NoGpuError, Nvml, local_gpus
+from penstock.bench.beside.gpu_log import HEADER
+from penstock.bench.beside.power import GpuLogError, Power, PowerReadings
 
 MIB = 1024 * 1024
 

@@ -13,12 +13,12 @@ from typing import Any
 import psutil
 import pytest
 
-from penstock.bench.endpoint import Endpoint, EndpointError
+from penstock.bench.load.endpoint import Endpoint, EndpointError
+from penstock.bench.load.plan_file import AHEAD_REQUESTS
+from penstock.bench.load.processes import Generated, GeneratorError, Progress, Timeouts, generate
+from penstock.bench.load.spool import read_spool
 from penstock.bench.plan import PlannedRequest
-from penstock.bench.plan_file import AHEAD_REQUESTS
-from penstock.bench.processes import Generated, GeneratorError, Progress, Timeouts, generate
 from penstock.bench.sample import Cause
-from penstock.bench.spool import read_spool
 from tests.bench.test_spool import room_for
 from tests.bench.under_load import CHUNKED, answering, chunk, endpoint_of, planned, run, said
 from tests.engines.fake_engine import FakeEngine, Peer, Script
@@ -49,7 +49,7 @@ def load(
 
 
 def workers() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "penstock.bench.worker" in child.cmdline()]
+    return [child for child in psutil.Process().children() if "penstock.bench.load.worker" in child.cmdline()]
 
 
 async def endless(peer: Peer) -> None:
@@ -304,9 +304,9 @@ def test_what_the_teller_of_progress_raises_is_raised(tmp_path: Path) -> None:
 PARENT = """
 import asyncio, sys
 from pathlib import Path
-from penstock.bench.endpoint import Endpoint
+from penstock.bench.load.endpoint import Endpoint
 from penstock.bench.plan import PlannedRequest
-from penstock.bench.processes import Timeouts, generate
+from penstock.bench.load.processes import Timeouts, generate
 
 asyncio.run(generate(
     Endpoint(host="127.0.0.1", port=int(sys.argv[1])),
@@ -338,7 +338,7 @@ def test_a_process_whose_parent_was_killed_ends_and_keeps_what_it_measured(tmp_p
 
 
 def test_a_load_generator_imports_nothing_heavy() -> None:
-    code = "import penstock.bench.worker, sys; print(*{name.partition('.')[0] for name in sys.modules})"
+    code = "import penstock.bench.load.worker, sys; print(*{name.partition('.')[0] for name in sys.modules})"
 
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 

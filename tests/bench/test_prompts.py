@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.bench.calibration import ANCHOR, CANDIDATES, Calibration
-from penstock.bench.lengths import WorkloadError
-from penstock.bench.prompts import BLOCK_TOKENS, POOL_WORDS, Cache, Texts
+from penstock.bench.workloads.calibration import ANCHOR, CANDIDATES, Calibration
+from penstock.bench.workloads.lengths import WorkloadError
+from penstock.bench.workloads.prompts import BLOCK_TOKENS, POOL_WORDS, Cache, Texts
 
 TEXTS = Texts(Calibration(), "salt")
 

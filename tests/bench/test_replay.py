@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from penstock.bench.calibration import Calibration, Source
-from penstock.bench.kinds import parse_mix
-from penstock.bench.lengths import WorkloadError
 from penstock.bench.plan import PlannedRequest, Stage
-from penstock.bench.prompts import BLOCK_TOKENS, Cache
-from penstock.bench.replay import replay, rescaled
-from penstock.bench.trace_rows import TraceFormat, TraceRow
-from penstock.bench.traces import Trace
-from penstock.bench.workload import Workload
+from penstock.bench.workloads.calibration import Calibration, Source
+from penstock.bench.workloads.kinds import parse_mix
+from penstock.bench.workloads.lengths import WorkloadError
+from penstock.bench.workloads.prompts import BLOCK_TOKENS, Cache
+from penstock.bench.workloads.replay import replay, rescaled
+from penstock.bench.workloads.trace_rows import TraceFormat, TraceRow
+from penstock.bench.workloads.traces import Trace
+from penstock.bench.workloads.workload import Workload
 
 KNOWN = Calibration(source=Source.SERVER, exact=True, base_tokens=10, turn_tokens=13)
 WORKLOAD = Workload("m", parse_mix("short"), calibration=KNOWN)

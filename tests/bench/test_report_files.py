@@ -10,12 +10,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from penstock.bench.attribution import Attributing
-from penstock.bench.beside import Readings
-from penstock.bench.report_files import FolderError, RowsFormat, RunFolder, read_run, samples_of
-from penstock.bench.row_files import MissingLibraryError
+from penstock.bench.analysis.attribution import Attributing
+from penstock.bench.beside.pages import Readings
+from penstock.bench.load.spool import SpoolWriter, spool_path
+from penstock.bench.report.folder import FolderError, RowsFormat, RunFolder, read_run, samples_of
+from penstock.bench.report.row_files import MissingLibraryError
 from penstock.bench.sample import Sample
-from penstock.bench.spool import SpoolWriter, spool_path
 from tests.bench.answers import answer
 from tests.bench.reports import both_kinds, report
 from tests.bench.test_spool import room_for

@@ -7,12 +7,12 @@ from xml.etree import ElementTree
 
 import pytest
 
-from penstock.bench.report import interval, told
-from penstock.bench.report_html import report_html
-from penstock.bench.report_junit import report_junit
-from penstock.bench.report_markdown import report_markdown
-from penstock.bench.report_table import report_text
-from penstock.bench.result import Percentile
+from penstock.bench.analysis.result import Percentile
+from penstock.bench.report.facts import interval, told
+from penstock.bench.report.html_page import report_html
+from penstock.bench.report.junit import report_junit
+from penstock.bench.report.markdown import report_markdown
+from penstock.bench.report.table import report_text
 from tests.bench.answers import answer
 from tests.bench.reports import both_kinds, report
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.bench.rows import KINDS_MAX, OTHER_KIND, Rows, draw
+from penstock.bench.analysis.rows import KINDS_MAX, OTHER_KIND, Rows, draw
+from penstock.bench.analysis.steps import Steps
 from penstock.bench.sample import Cause
-from penstock.bench.steps import Steps
 from tests.bench.answers import answer, failure
 
 

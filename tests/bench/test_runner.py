@@ -12,18 +12,18 @@ import msgspec
 import pytest
 
 from penstock import bench
+from penstock.bench.analysis.result import Summary
+from penstock.bench.analysis.search import SearchSettings
 from penstock.bench.comparing import Compare, compare_folders, compare_servers
-from penstock.bench.finished import Finished
-from penstock.bench.health import Progress
+from penstock.bench.load.health import Progress
 from penstock.bench.options import Options
-from penstock.bench.report_compare import compare_html, compare_markdown, compare_text
-from penstock.bench.report_files import FolderError
-from penstock.bench.report_search import search_html, search_markdown, search_text
-from penstock.bench.report_sweep import sweep_html, sweep_markdown, sweep_text
-from penstock.bench.result import Summary
-from penstock.bench.row_files import MissingLibraryError
+from penstock.bench.report.compare import compare_html, compare_markdown, compare_text
+from penstock.bench.report.finished import Finished
+from penstock.bench.report.folder import FolderError
+from penstock.bench.report.row_files import MissingLibraryError
+from penstock.bench.report.search import search_html, search_markdown, search_text
+from penstock.bench.report.sweep import sweep_html, sweep_markdown, sweep_text
 from penstock.bench.runner import measure
-from penstock.bench.search import SearchSettings
 from penstock.bench.searches import search
 from penstock.bench.settings import SettingsError, load_of, read
 from penstock.bench.sweeps import Sweep, levels, sweep

@@ -9,9 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.bench.health import ClientHealth
-from penstock.bench.plan import Stage
-from penstock.bench.search import (
+from penstock.bench.analysis.search import (
     Found,
     Outcome,
     SearchSettings,
@@ -23,9 +21,11 @@ from penstock.bench.search import (
     requests_needed,
     trial,
 )
-from penstock.bench.slo import parse_slo
-from penstock.bench.summary import summarize
-from penstock.bench.validity import judge
+from penstock.bench.analysis.slo import parse_slo
+from penstock.bench.analysis.summary import summarize
+from penstock.bench.analysis.validity import judge
+from penstock.bench.load.health import ClientHealth
+from penstock.bench.plan import Stage
 from tests.bench.answers import answer
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.bench.series import Point, Series, growth, integral, mean, together, value_at
+from penstock.bench.beside.series import Point, Series, growth, integral, mean, together, value_at
 
 
 def filled(*points: Point, counter: bool = False, points_max: int = 3600) -> Series:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from penstock.bench.analysis.slo import LIMITS, Judged, SloError, judged, meets, parse_slo
 from penstock.bench.sample import Cause
-from penstock.bench.slo import LIMITS, Judged, SloError, judged, meets, parse_slo
 from tests.bench.answers import answer, failure
 
 SLO = parse_slo("ttft=500ms, tpot=50ms,e2e=5s")

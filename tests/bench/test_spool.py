@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from penstock.bench.load.spool import SpoolError, SpoolWriter, read_spool
 from penstock.bench.sample import Cause, Sample
-from penstock.bench.spool import SpoolError, SpoolWriter, read_spool
 
 
 def sample(index: int = 0) -> Sample:

@@ -9,7 +9,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.bench.steady import Course, mser, settled
+from penstock.bench.analysis.steady import Course, mser, settled
 
 
 def queue(load: float, count: int, seed: int, *, servers: int = 8, service_s: float = 0.5) -> Course:

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from penstock.bench.analysis.slo import parse_slo
+from penstock.bench.analysis.summary import Summary, schema, summarize
 from penstock.bench.plan import Stage
 from penstock.bench.sample import Cause, Sample
-from penstock.bench.slo import parse_slo
-from penstock.bench.summary import Summary, schema, summarize
 from tests.bench.answers import answer, failure
 
 ALL_CAUSES = st.sampled_from(list(Cause))

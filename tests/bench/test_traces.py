@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.bench.sample import Sample
-from penstock.bench.trace_file import LINE_BYTES_MAX, TraceError
-from penstock.bench.trace_formats import CUT_LINE, NO_ANSWER, NO_PROMPT, parse_time_ns
-from penstock.bench.traces import Trace, TraceFormat, TraceRow, detect, read_trace, step_of
+from penstock.bench.workloads.trace_file import LINE_BYTES_MAX, TraceError
+from penstock.bench.workloads.trace_formats import CUT_LINE, NO_ANSWER, NO_PROMPT, parse_time_ns
+from penstock.bench.workloads.traces import Trace, TraceFormat, TraceRow, detect, read_trace, step_of
 from penstock.core.record import RequestRecord, Usage
 from penstock.telemetry.logs import request_line
 
@@ -320,7 +320,7 @@ def test_rows_without_a_prompt_are_dropped_and_counted(tmp_path: Path) -> None:
         (b"\xff\xfe\n", r"begins like no trace"),
         (mooncake((0, 9, 5, [])).encode() + b"\xff\n", r"trace:2: no UTF-8"),
         (mooncake((0, 9, 5, [])) + " " * (LINE_BYTES_MAX + 9), r"trace:2: a line of more than"),
-        (gzip.compress(AZURE.encode() * 99)[:60], r"trace: "),
+        (gzip.compress(AZURE.encode() * 99, mtime=0)[:60], r"trace: "),
     ],
 )
 def test_a_mistake_is_told_with_its_place(tmp_path: Path, text: str | bytes, message: str) -> None:

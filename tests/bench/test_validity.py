@@ -7,12 +7,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from penstock.bench.health import ClientHealth
+from penstock.bench.analysis.result import Summary, VerdictKind
+from penstock.bench.analysis.summary import summarize
+from penstock.bench.analysis.validity import EXIT_CODES, Limits, judge
+from penstock.bench.load.health import ClientHealth
 from penstock.bench.plan import Stage
-from penstock.bench.result import Summary, VerdictKind
 from penstock.bench.sample import Cause
-from penstock.bench.summary import summarize
-from penstock.bench.validity import EXIT_CODES, Limits, judge
 from tests.bench.answers import answer, failure
 
 GOOD = [answer(n, at_s=n / 10, cached_tokens=0) for n in range(200)]

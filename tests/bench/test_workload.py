@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from penstock.bench.calibration import Calibration, Source
-from penstock.bench.kinds import Kind, mix_of, parse_mix
-from penstock.bench.lengths import Span, WorkloadError, fixed, parse_lengths, parse_span
 from penstock.bench.plan import PlannedRequest, Stage
-from penstock.bench.prompts import Cache
-from penstock.bench.workload import IgnoreEos, Workload, plan
+from penstock.bench.workloads.calibration import Calibration, Source
+from penstock.bench.workloads.kinds import Kind, mix_of, parse_mix
+from penstock.bench.workloads.lengths import Span, WorkloadError, fixed, parse_lengths, parse_span
+from penstock.bench.workloads.prompts import Cache
+from penstock.bench.workloads.workload import IgnoreEos, Workload, plan
 
 KNOWN = Calibration(source=Source.SERVER, exact=True, base_tokens=10, turn_tokens=13)
 TALK = Kind(

@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 
 import uvloop
 
-from penstock.bench.call import Caller
-from penstock.bench.endpoint import Endpoint
+from penstock.bench.load.call import Caller
+from penstock.bench.load.endpoint import Endpoint
+from penstock.bench.load.plan_file import PlanReader, PlanWriter
+from penstock.bench.load.timeouts import Timeouts
 from penstock.bench.plan import PlannedRequest
-from penstock.bench.plan_file import PlanReader, PlanWriter
 from penstock.bench.sample import Sample
-from penstock.bench.timeouts import Timeouts
 from tests.engines.fake_engine import FakeEngine, Peer, Script
 from tests.tools import needs
 

@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from penstock.bench.health import Progress
+from penstock.bench.load.health import Progress
 from penstock.bench.watch import Expected
 from penstock.cli.bench_view import Recent, View, plain_line, screen
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from penstock.bench.finished import Finished
+    from penstock.bench.report.finished import Finished
 
 __all__ = ["run"]
 

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import msgspec
 
-from penstock.bench.compare import Comparison, compare
-from penstock.bench.finished import EXIT_FAILED, EXIT_INTERRUPTED, Finished
-from penstock.bench.measures import BY_NAME
-from penstock.bench.page import kind_name, verdict_says
+from penstock.bench.analysis.compare import Comparison, compare
+from penstock.bench.analysis.measures import BY_NAME
+from penstock.bench.analysis.result import Distribution, Verdict
+from penstock.bench.analysis.summary import summarize
 from penstock.bench.prepare import prepare
-from penstock.bench.report_files import FolderError, make_folder, read_run, samples_of
-from penstock.bench.result import Distribution, Verdict
+from penstock.bench.report.finished import EXIT_FAILED, EXIT_INTERRUPTED, Finished
+from penstock.bench.report.folder import FolderError, make_folder, read_run, samples_of
+from penstock.bench.report.page import kind_name, verdict_says
 from penstock.bench.runner import measure
 from penstock.bench.sample import Sample
 from penstock.bench.settings import Settings, SettingsError
-from penstock.bench.summary import summarize
 from penstock.bench.watch import Watch
 
 # With fewer pairs, an interval over them says nothing; each is two runs.

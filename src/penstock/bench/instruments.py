@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from penstock.bench.beside import Beside, Readings
-from penstock.bench.power import Power, PowerReadings
+from penstock.bench.beside.pages import Beside, Readings
+from penstock.bench.beside.power import Power, PowerReadings
+from penstock.bench.load.processes import Generated
 from penstock.bench.prepare import Prepared
-from penstock.bench.processes import Generated
 from penstock.bench.settings import Settings
 from penstock.engines.client import EngineClient
 

@@ -31,14 +31,14 @@ from gevent import sleep
 from locust import User, events, task
 from locust.env import Environment
 
-from penstock.bench.call import Caller
-from penstock.bench.endpoint import Endpoint
-from penstock.bench.kinds import parse_mix
-from penstock.bench.measures import BY_NAME
-from penstock.bench.native_loop import NativeLoop
+from penstock.bench.analysis.measures import BY_NAME
+from penstock.bench.load.call import Caller
+from penstock.bench.load.endpoint import Endpoint
+from penstock.bench.load.native_loop import NativeLoop
+from penstock.bench.load.timeouts import Timeouts
 from penstock.bench.sample import Cause, Sample
-from penstock.bench.timeouts import Timeouts
-from penstock.bench.workload import Plan, Workload, plan
+from penstock.bench.workloads.kinds import parse_mix
+from penstock.bench.workloads.workload import Plan, Workload, plan
 from penstock.core.errors import PenstockError
 
 # As many as the files that one process may have open on most systems; Locust has thousands of users, not more.

@@ -5,14 +5,14 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 
-from penstock.bench import figures
-from penstock.bench.beside import Source, SourceKind
-from penstock.bench.calibrate import calibrate
-from penstock.bench.calibration import Calibration
-from penstock.bench.endpoint import Endpoint
-from penstock.bench.reaching import hosts_of, models_of
+from penstock.bench.beside import figures
+from penstock.bench.beside.pages import Source, SourceKind
+from penstock.bench.load.endpoint import Endpoint
+from penstock.bench.load.reaching import hosts_of, models_of
 from penstock.bench.settings import Settings, SettingsError
 from penstock.bench.watch import Watch
+from penstock.bench.workloads.calibrate import calibrate
+from penstock.bench.workloads.calibration import Calibration
 from penstock.core.errors import PenstockError
 from penstock.engines.client import Dialling, EngineClient
 

@@ -10,29 +10,29 @@ from typing import Any
 
 import msgspec
 
-from penstock.bench.arrivals import schedule
-from penstock.bench.attribution import Attributing
-from penstock.bench.beside import Readings
-from penstock.bench.energy import Cost, Price
-from penstock.bench.finished import Finished, Scratch
+from penstock.bench.analysis.attribution import Attributing
+from penstock.bench.analysis.result import Summary
+from penstock.bench.analysis.summary import summarize
+from penstock.bench.analysis.validity import LIMITS, judge
+from penstock.bench.beside.energy import Cost, Price
+from penstock.bench.beside.pages import Readings
+from penstock.bench.beside.power import PowerReadings
 from penstock.bench.instruments import Instruments
+from penstock.bench.load.processes import Generated, generate
 from penstock.bench.options import Options
-from penstock.bench.picks import Picks
 from penstock.bench.plan import Stage
-from penstock.bench.power import PowerReadings
 from penstock.bench.prepare import Prepared, prepare
-from penstock.bench.processes import Generated, generate
-from penstock.bench.replay import replay
-from penstock.bench.report import Host, Meta, Report
-from penstock.bench.report_files import RowsFormat, RunFolder
-from penstock.bench.result import Summary
+from penstock.bench.report.facts import Host, Meta, Report
+from penstock.bench.report.finished import Finished, Scratch
+from penstock.bench.report.folder import RowsFormat, RunFolder
+from penstock.bench.report.picks import Picks
 from penstock.bench.sample import Sample
 from penstock.bench.settings import Settings, read
-from penstock.bench.summary import summarize
-from penstock.bench.traces import Trace
-from penstock.bench.validity import LIMITS, judge
 from penstock.bench.watch import Expected, Nobody, Watch
-from penstock.bench.workload import Plan, Workload, plan
+from penstock.bench.workloads.arrivals import schedule
+from penstock.bench.workloads.replay import replay
+from penstock.bench.workloads.traces import Trace
+from penstock.bench.workloads.workload import Plan, Workload, plan
 
 
 async def run(url: str, *, watch: Watch | None = None, **options: Any) -> Finished:

@@ -8,15 +8,23 @@ from typing import Any
 
 import msgspec
 
-from penstock.bench.arrivals import Load
-from penstock.bench.finished import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NOT_GOOD_ENOUGH
+from penstock.bench.analysis.result import Part, Summary, Verdict, VerdictKind
+from penstock.bench.analysis.search import (
+    Found,
+    SearchSettings,
+    Trial,
+    Try,
+    next_step,
+    outcome,
+    requests_needed,
+)
 from penstock.bench.prepare import Prepared, prepare
-from penstock.bench.report_files import make_folder
-from penstock.bench.result import Part, Summary, Verdict, VerdictKind
+from penstock.bench.report.finished import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NOT_GOOD_ENOUGH
+from penstock.bench.report.folder import make_folder
 from penstock.bench.runner import measure
-from penstock.bench.search import Found, SearchSettings, Trial, Try, next_step, outcome, requests_needed
 from penstock.bench.settings import Settings, SettingsError
 from penstock.bench.watch import Watch
+from penstock.bench.workloads.arrivals import Load
 
 # A trial at a very low rate is not made longer than this for the sake of its number of requests.
 TRIAL_MAX_S = 600.0

@@ -10,20 +10,20 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from penstock.bench.arrivals import Load
-from penstock.bench.calibrate import Counting
-from penstock.bench.endpoint import CHAT_PATH, COMPLETIONS_PATH, Endpoint
-from penstock.bench.energy import Price
-from penstock.bench.kinds import Kind, Mix, mix_of, parse_mix
-from penstock.bench.lengths import Lengths, Span, parse_lengths, parse_span
+from penstock.bench.analysis.slo import Slo, parse_slo
+from penstock.bench.beside.energy import Price
+from penstock.bench.load.endpoint import CHAT_PATH, COMPLETIONS_PATH, Endpoint
+from penstock.bench.load.processes import PROCESSES_MAX
+from penstock.bench.load.timeouts import Timeouts
 from penstock.bench.options import Options
-from penstock.bench.processes import PROCESSES_MAX
-from penstock.bench.prompts import Cache
-from penstock.bench.report_files import RowsFormat
-from penstock.bench.slo import Slo, parse_slo
-from penstock.bench.timeouts import Timeouts
-from penstock.bench.trace_file import lines
-from penstock.bench.workload import IgnoreEos
+from penstock.bench.report.folder import RowsFormat
+from penstock.bench.workloads.arrivals import Load
+from penstock.bench.workloads.calibrate import Counting
+from penstock.bench.workloads.kinds import Kind, Mix, mix_of, parse_mix
+from penstock.bench.workloads.lengths import Lengths, Span, parse_lengths, parse_span
+from penstock.bench.workloads.prompts import Cache
+from penstock.bench.workloads.trace_file import lines
+from penstock.bench.workloads.workload import IgnoreEos
 from penstock.core.errors import PenstockError
 from penstock.core.units import parse_duration_s
 

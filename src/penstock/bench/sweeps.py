@@ -9,16 +9,16 @@ from typing import Any
 
 import msgspec
 
-from penstock.bench.arrivals import Load
-from penstock.bench.finished import EXIT_FAILED, EXIT_INTERRUPTED, Finished
-from penstock.bench.kinds import mix_of
+from penstock.bench.analysis.result import Part, Verdict, VerdictKind
+from penstock.bench.beside.series import mean
 from penstock.bench.prepare import Prepared, prepare
-from penstock.bench.report_files import make_folder
-from penstock.bench.result import Part, Verdict, VerdictKind
+from penstock.bench.report.finished import EXIT_FAILED, EXIT_INTERRUPTED, Finished
+from penstock.bench.report.folder import make_folder
 from penstock.bench.runner import measure
-from penstock.bench.series import mean
 from penstock.bench.settings import Settings, SettingsError
 from penstock.bench.watch import Watch
+from penstock.bench.workloads.arrivals import Load
+from penstock.bench.workloads.kinds import mix_of
 
 # Each of them is a run; a matrix of more takes a day.
 CELLS_MAX = 256

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from penstock.bench.health import Progress
+from penstock.bench.load.health import Progress
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,14 +50,14 @@ def _group(
     if context.invoked_subcommand is not None:
         return
     if schema:
-        from penstock.bench import result
+        from penstock.bench.analysis import result
 
         out(json.dumps(result.schema(), indent=1))
         return
     if not define:
         out(context.get_help())
         raise typer.Exit(EXIT_USAGE)
-    from penstock.bench.definitions import define as definition
+    from penstock.bench.analysis.definitions import define as definition
 
     try:
         out(definition(define))

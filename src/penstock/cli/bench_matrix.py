@@ -86,8 +86,9 @@ class CompareOptions(PrintOptions, Options):
 
 def sweep(session: Session) -> int:
     """A matrix of kinds and loads."""
-    from penstock.bench import report_sweep, sweeps
-    from penstock.bench.report_files import as_json
+    from penstock.bench import sweeps
+    from penstock.bench.report import sweep as report_sweep
+    from penstock.bench.report.folder import as_json
     from penstock.bench.settings import load_of, read
 
     given = session.given
@@ -122,9 +123,10 @@ def sweep(session: Session) -> int:
 
 def search(session: Session) -> int:
     """The highest load that meets the SLO."""
-    from penstock.bench import report_search, searches
-    from penstock.bench.report_files import as_json
-    from penstock.bench.search import SearchSettings
+    from penstock.bench import searches
+    from penstock.bench.analysis.search import SearchSettings
+    from penstock.bench.report import search as report_search
+    from penstock.bench.report.folder import as_json
     from penstock.bench.settings import SettingsError, read, share
 
     given = session.given
@@ -167,8 +169,9 @@ def search(session: Session) -> int:
 
 def compare(session: Session) -> int:
     """What differs between two runs, or two servers."""
-    from penstock.bench import comparing, report_compare
-    from penstock.bench.report_files import as_json
+    from penstock.bench import comparing
+    from penstock.bench.report import compare as report_compare
+    from penstock.bench.report.folder import as_json
 
     given = session.given
     a, b = given["a"], given["b"]
@@ -194,7 +197,7 @@ def compare(session: Session) -> int:
     )
     output = Path(given["output"]) if given["output"] else None
     if output is not None and all(folders):
-        from penstock.bench.report_files import make_folder
+        from penstock.bench.report.folder import make_folder
 
         make_folder(output)
     written = _write(output, contents)

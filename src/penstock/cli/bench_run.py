@@ -15,10 +15,10 @@ from penstock.cli.bench_view import View
 from penstock.cli.terminal import UsageError, say
 
 if TYPE_CHECKING:
-    from penstock.bench.finished import Finished
-    from penstock.bench.report import Report
+    from penstock.bench.report.facts import Report
+    from penstock.bench.report.finished import Finished
     from penstock.bench.settings import Settings
-    from penstock.bench.traces import Trace
+    from penstock.bench.workloads.traces import Trace
 
 PROBES_MAX = 1000
 PROBE_PROMPT, PROBE_ANSWER = "32", "16"
@@ -83,10 +83,10 @@ def run(session: Session) -> int:
 
 def replay(session: Session) -> int:
     """A recorded load."""
-    from penstock.bench.replay import rescaled, untimed
     from penstock.bench.settings import read, seconds
-    from penstock.bench.trace_rows import TraceFormat
-    from penstock.bench.traces import read_trace
+    from penstock.bench.workloads.replay import rescaled, untimed
+    from penstock.bench.workloads.trace_rows import TraceFormat
+    from penstock.bench.workloads.traces import read_trace
 
     given = session.given
     settings = read(session.options(warmup=given["warmup"] or "0s"))
@@ -139,7 +139,7 @@ def probe(session: Session) -> int:
 
 def report(session: Session) -> int:
     """A run that was kept, shown again."""
-    from penstock.bench.report_files import read_run
+    from penstock.bench.report.folder import read_run
 
     given = session.given
     folder = Path(given["folder"])
@@ -155,7 +155,7 @@ def report(session: Session) -> int:
         least = share("min-goodput", given["min_goodput"])
     _publish(session, made, least)
     if given["html"]:
-        from penstock.bench.report_html import report_html
+        from penstock.bench.report.html_page import report_html
 
         path = Path(given["html"])
         return 0 if write_files(path.parent, {path.name: report_html(made).encode()}) else 1
@@ -183,10 +183,10 @@ def _measure(session: Session, settings: Settings, name: str, trace: Trace | Non
 
 
 def _publish(session: Session, made: Report, min_goodput: float | None) -> None:
-    from penstock.bench.report_files import as_json
-    from penstock.bench.report_junit import report_junit
-    from penstock.bench.report_markdown import report_markdown
-    from penstock.bench.report_table import report_text
+    from penstock.bench.report.folder import as_json
+    from penstock.bench.report.junit import report_junit
+    from penstock.bench.report.markdown import report_markdown
+    from penstock.bench.report.table import report_text
 
     if session.printing.junit:
         path = Path(session.printing.junit)
@@ -199,10 +199,10 @@ def _publish(session: Session, made: Report, min_goodput: float | None) -> None:
 
 
 def _print_probes(session: Session, finished: Finished) -> None:
-    from penstock.bench.measures import BY_NAME
-    from penstock.bench.report_files import as_json
-    from penstock.bench.report_markdown import report_markdown
-    from penstock.bench.shown import shown
+    from penstock.bench.analysis.measures import BY_NAME
+    from penstock.bench.report.folder import as_json
+    from penstock.bench.report.markdown import report_markdown
+    from penstock.bench.report.shown import shown
     from penstock.core.stats import percentile
 
     ttft, e2e = BY_NAME["ttft"].of, BY_NAME["e2e"].of
@@ -232,8 +232,8 @@ def _print_probes(session: Session, finished: Finished) -> None:
 
 
 def _report_sweep(session: Session, folder: Path) -> int:
-    from penstock.bench.report_files import as_json
-    from penstock.bench.report_sweep import sweep_html, sweep_markdown, sweep_text
+    from penstock.bench.report.folder import as_json
+    from penstock.bench.report.sweep import sweep_html, sweep_markdown, sweep_text
     from penstock.bench.sweeps import read_sweep
 
     for name in ("slo", "min_goodput", "junit"):
@@ -256,7 +256,7 @@ def _report_sweep(session: Session, folder: Path) -> int:
 
 def _judged_anew(made: Report, folder: Path, slo: str) -> Report:
     """The same run under other limits."""
-    from penstock.bench.rejudge import rejudged
+    from penstock.bench.report.rejudge import rejudged
 
     return rejudged(made, folder, slo)
 

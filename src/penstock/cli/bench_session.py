@@ -137,7 +137,7 @@ def command(act: Callable[[Session], int]) -> Callable[..., None]:
         session = Session(invocation(context), given)
         try:
             if session.printing.define:
-                from penstock.bench.definitions import define
+                from penstock.bench.analysis.definitions import define
 
                 out(define(session.printing.define))
                 return

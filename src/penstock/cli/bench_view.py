@@ -13,8 +13,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from penstock.bench.health import Progress
-from penstock.bench.shown import DURATION, SHARE, number, shown, whole
+from penstock.bench.load.health import Progress
+from penstock.bench.report.shown import DURATION, SHARE, number, shown, whole
 from penstock.bench.watch import Expected
 from penstock.core.stats import percentile
 

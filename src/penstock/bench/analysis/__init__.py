@@ -1,0 +1,1 @@
+"""From samples to figures, and whether these can be stood behind. Pure."""

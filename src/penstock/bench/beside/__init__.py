@@ -1,0 +1,1 @@
+"""What is read beside a load: pages of metrics, GPUs, energy."""
