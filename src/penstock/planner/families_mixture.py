@@ -9,6 +9,7 @@ from penstock.planner.blocks import (
     Sizes,
     Weights,
     attention,
+    checked_layers,
     embedding,
     experts,
     head,
@@ -19,13 +20,14 @@ from penstock.planner.blocks import (
     sizes,
     vector,
 )
-from penstock.planner.caches import cache, every, mixed
+from penstock.planner.caches import FULL, cache, every, mixed
 from penstock.planner.families_dense import QWEN3_HEAD, qwen_cache, wide_norms
 from penstock.planner.family import Reader, assembled, tied
 from penstock.planner.fields import Fields
-from penstock.planner.shapes import Architecture, KvLayers
+from penstock.planner.shapes import Architecture, KvLayers, StateLayers
 
 GPT_OSS_HEAD = 64
+QWEN3_NEXT_HEAD = 256
 
 
 def mixtral(fields: Fields) -> Architecture:
@@ -73,6 +75,61 @@ def qwen3_moe(fields: Fields) -> Architecture:
         *mlp(size, layers=size.layers - sparse),
     )
     return _qwen(fields, size, parts, choice.active * choice.inner)
+
+
+def qwen3_next(fields: Fields) -> Architecture:
+    """Qwen 3 Next: three layers in four hold a state (gated DeltaNet) instead of a cache that grows."""
+    size = sizes(fields, head=QWEN3_NEXT_HEAD)
+    full = _full_layers(fields, size)
+    sparse = _sparse_layers(fields, size.layers)
+    choice = mixture(fields, sparse, experts=("num_experts",), inner=("moe_intermediate_size",))
+    shared = fields.number("shared_expert_intermediate_size")
+    bias = fields.flag("attention_bias", default=False)
+    delta, states = delta_net(fields, size, size.layers - full)
+    one = tied(fields, default=False)
+    weights = (
+        *embedding(size),
+        *attention(size, qkv_bias=bias, out_bias=bias, qk_norm=True, layers=full),
+        *linear("attention.gate", size.hidden, size.heads * size.head, full, size.heads, bias=bias),
+        *delta,
+        *experts(size, choice),
+        *mlp(size, layers=sparse, inner=shared, name="shared"),
+        *((vector("shared.router", size.hidden, sparse),) if sparse else ()),
+        *mlp(size, layers=size.layers - sparse),
+        *norms(size, per_layer=2),
+        *head(size, tied=one),
+    )
+    inner = choice.active * choice.inner + shared
+    return assembled(fields, size, weights, cache(size, layers=full), tied=one, inner=inner, states=states)
+
+
+def _full_layers(fields: Fields, size: Sizes) -> int:
+    """How many layers cache; the others hold a state."""
+    types = fields.texts("layer_types")
+    if types is None:
+        return size.layers // fields.number("full_attention_interval", default=4)
+    checked_layers(fields, "layer_types", len(types), size.layers)
+    return sum(kind == FULL for kind in types)
+
+
+def delta_net(fields: Fields, size: Sizes, layers: int) -> tuple[Weights, tuple[StateLayers, ...]]:
+    """Gated DeltaNet (arXiv 2412.06464): its weights, and the state that it holds for each sequence."""
+    keys, values = fields.number("linear_num_key_heads"), fields.number("linear_num_value_heads")
+    key, value = fields.number("linear_key_head_dim"), fields.number("linear_value_head_dim")
+    kernel = fields.number("linear_conv_kernel_dim", default=4)
+    key_width, value_width = keys * key, values * value
+    mixed_width = 2 * key_width + value_width
+    weights = (
+        *linear("delta.qkvz", size.hidden, 2 * key_width + 2 * value_width, layers, keys),
+        *linear("delta.ba", size.hidden, 2 * values, layers, keys),
+        vector("delta.conv", mixed_width * kernel, layers, keys),
+        vector("delta.decay", values, layers, values),
+        vector("delta.step", values, layers, values),
+        vector("delta.norm", value, layers),
+        *linear("delta.o", value_width, size.hidden, layers, values),
+    )
+    state = key * value + mixed_width * (kernel - 1) // values
+    return weights, (StateLayers(layers, values, state),)
 
 
 def _qwen(fields: Fields, size: Sizes, parts: Weights, inner: int) -> Architecture:
@@ -221,4 +278,5 @@ FAMILIES: dict[str, Reader] = {
     "olmoe": olmoe,
     "qwen2_moe": qwen2_moe,
     "qwen3_moe": qwen3_moe,
+    "qwen3_next": qwen3_next,
 }

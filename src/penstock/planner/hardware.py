@@ -32,6 +32,7 @@ class Gpu:
         bandwidth_gb_s: of its memory, in GB/s; 0 where it is not known.
         capability: CUDA compute capability, times 10; 0 where it is not known.
         source: of the bandwidth.
+        used_mib: what others have of it already, in MiB.
     """
 
     name: str
@@ -39,11 +40,17 @@ class Gpu:
     bandwidth_gb_s: int
     capability: int
     source: str = ""
+    used_mib: int = 0
 
     @property
     def memory_bytes(self) -> int:
         """What the driver reports, in bytes."""
         return self.memory_mib * MIB
+
+    @property
+    def free_bytes(self) -> int:
+        """What nobody has of it yet, in bytes."""
+        return (self.memory_mib - self.used_mib) * MIB
 
 
 GPUS: tuple[Gpu, ...] = (
@@ -97,7 +104,7 @@ GPUS: tuple[Gpu, ...] = (
 SHORT_NAMES = {
     "p100": "P100 16GB", "v100": "V100 16GB", "a100": "A100 80GB", "h100": "H100 80GB", "gh200": "GH200 96GB",
     "a4000": "RTX A4000", "a5000": "RTX A5000", "a6000": "RTX A6000", "4060ti": "RTX 4060 Ti 16GB",
-    "rtx8000": "Quadro RTX 8000", "rtx6000ada": "RTX 6000 Ada", "pro6000": "RTX PRO 6000",
+    "gh200480gb": "GH200 96GB", "rtx8000": "Quadro RTX 8000", "rtx6000ada": "RTX 6000 Ada", "pro6000": "RTX PRO 6000",
 }  # fmt: skip
 """What people say for short, in the form of `_key`; of two sizes the one that clouds rent most."""
 
@@ -111,7 +118,7 @@ _NOISE = (
     "serveredition",
     "maxq",
 )
-_VARIANT = re.compile(r"(sxm\d?|pcie|hbm3e?|ac)(?=\d*gb|$)")
+_VARIANT = re.compile(r"(sxm\d?(?:ac)?|pcie|hbm3e?)(?=\d*gb|$)")
 _COUNTED = re.compile(r"(?:(\d{1,6})\s*[x*]\s*)?(.+)", re.IGNORECASE)
 
 
