@@ -17,7 +17,7 @@ def engine_args(plan: Plan) -> dict[str, Value]:
 
 
 def _vllm(plan: Plan) -> dict[str, Value]:
-    terms, method, gpu = plan.terms, plan.choice.method, plan.ask.gpu
+    terms, method, gpu = plan.choice.terms, plan.choice.method, plan.ask.gpu
     args: dict[str, Value] = {
         "tensor_parallel_size": plan.choice.room.gpus,
         "max_model_len": terms.context,
@@ -36,8 +36,8 @@ def _vllm(plan: Plan) -> dict[str, Value]:
 
 def _llamacpp(plan: Plan) -> dict[str, Value]:
     args: dict[str, Value] = {
-        "n_ctx": plan.terms.context,
-        "n_parallel": plan.terms.sequences,
+        "n_ctx": plan.choice.terms.context,
+        "n_parallel": plan.choice.terms.sequences,
         "n_gpu_layers": LLAMACPP_ALL_LAYERS,
     }
     if plan.ask.small_kv:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from penstock.planner.hardware import BF16_CAPABILITY, COUNT_MAX, GIB, MIB, Gpu
+from penstock.planner.hardware import BF16_CAPABILITY, COUNT_MAX, FP8_CAPABILITY, GIB, MIB, Gpu
 from penstock.planner.quantization import METHODS, STORED, Method, own_method
 from penstock.planner.room import Q8_0_BYTES, Room, Terms, divides, room, sequence_bytes
 from penstock.planner.shapes import Architecture, PlanError
@@ -60,12 +60,14 @@ class Choice:
     Args:
         method: that its weights are stored with.
         room: on each GPU.
+        terms: how the engine is to run there.
         fits: whether as many sequences as are asked for fit.
         why: why not, or what to know of it; may be empty.
     """
 
     method: Method
     room: Room
+    terms: Terms
     fits: bool
     why: str = ""
 
@@ -77,7 +79,6 @@ class Plan:
     Args:
         model: the model.
         ask: what was asked for.
-        terms: how the engine is to run.
         choice: the one that is planned: the fewest GPUs that do, or all there are where they don't.
         replicas: that all GPUs together can run.
         needed: GPUs of this kind that would do, where there are too few; None where no number would.
@@ -88,7 +89,6 @@ class Plan:
 
     model: Architecture
     ask: Ask
-    terms: Terms
     choice: Choice
     replicas: int
     needed: int | None
@@ -106,21 +106,18 @@ def plan(model: Architecture, ask: Ask) -> Plan:
     """
     method = _method(model, ask)
     terms = _terms(model, ask, method)
-    _check(model, ask, terms)
-    sizes = [ask.tensor_parallel] if ask.tensor_parallel else list(_sizes(model, ask.count, terms))
+    _check(model, ask, terms, method)
+    sizes = [ask.tensor_parallel] if ask.tensor_parallel else list(_sizes(model, ask.count, terms, method))
     tried = [_choice(model, ask, method, size, terms) for size in sizes]
     choice = next((one for one in tried if one.fits), tried[-1])
-    kept = replace(terms, sequences=_sequences(choice, ask)) if choice.fits else terms
-    choice = _choice(model, ask, method, choice.room.gpus, kept) if choice.fits else choice
     return Plan(
         model=model,
         ask=ask,
-        terms=kept,
         choice=choice,
         replicas=ask.count // choice.room.gpus if choice.fits else 0,
         needed=None if choice.fits else _needed(model, ask, method, terms),
         choices=tuple(_choices(model, ask, terms)),
-        lengths=tuple(_lengths(model, choice, kept)) if choice.fits else (),
+        lengths=tuple(_lengths(model, choice)) if choice.fits else (),
         notes=(*model.notes, *_notes(model, ask, terms, choice)),
     )
 
@@ -155,8 +152,8 @@ def _half(method: Method, gpu: Gpu) -> Method:
     """What the engine loads weights as: 16 bits where files have 32, and float16 where the GPU has no bfloat16."""
     if method.name not in ("float32", "bfloat16"):
         return method
-    known = gpu.capability and gpu.capability < BF16_CAPABILITY
-    return METHODS["float16" if known else "bfloat16"]
+    lacking = gpu.capability and gpu.capability < BF16_CAPABILITY
+    return METHODS["float16" if lacking or method.name == "float32" else "bfloat16"]
 
 
 def _terms(model: Architecture, ask: Ask, method: Method) -> Terms:
@@ -173,36 +170,39 @@ def _terms(model: Architecture, ask: Ask, method: Method) -> Terms:
     )
 
 
-def _check(model: Architecture, ask: Ask, terms: Terms) -> None:
+def _check(model: Architecture, ask: Ask, terms: Terms, method: Method) -> None:
     size = ask.tensor_parallel
     if size is None:
         return
     if size > ask.count:
         raise PlanError(f"--tensor-parallel {size}: there are {ask.count} GPUs", code="usage")
-    if not terms.layered and not divides(model, size):
-        fine = ", ".join(str(one) for one in range(1, 65) if divides(model, one))
+    if not terms.layered and not divides(model, size, method):
+        fine = ", ".join(str(one) for one in range(1, 65) if divides(model, one, method))
         raise PlanError(
             f"--tensor-parallel {size}: does not divide {model.heads} attention heads, {model.kv_heads} KV heads "
-            "and the MLP evenly",
+            "and the MLP evenly" + (", with whole groups of weights" if method.group_bits else ""),
             code="usage",
             hint=f"possible: {fine}",
         )
 
 
-def _sizes(model: Architecture, most: int, terms: Terms) -> Iterator[int]:
+def _sizes(model: Architecture, most: int, terms: Terms, method: Method) -> Iterator[int]:
     """Numbers of GPUs that can share the model, the smallest first."""
     if terms.layered:
         yield from range(1, min(most, model.layers) + 1)
     else:
-        yield from (size for size in range(1, min(most, model.heads) + 1) if divides(model, size))
+        yield from (size for size in range(1, min(most, model.heads) + 1) if divides(model, size, method))
 
 
 def _choice(model: Architecture, ask: Ask, method: Method, size: int, terms: Terms) -> Choice:
     found = room(model, method, ask.gpu, size, terms)
-    wanted = ask.concurrency or 1
-    unable = _unable(method, ask.gpu)
-    fits = not unable and found.sequences >= wanted
-    return Choice(method, found, fits, unable or ("" if fits else _short(found, terms, wanted)))
+    unable, wanted = _unable(method, ask.gpu), ask.concurrency or 1
+    if unable or found.sequences < wanted:
+        return Choice(method, found, terms, False, unable or _short(found, wanted))
+    if ask.concurrency is None and found.sequences < terms.sequences:
+        terms = replace(terms, sequences=found.sequences)  # fewer logits, so that a little more is left
+        found = room(model, method, ask.gpu, size, terms)
+    return Choice(method, found, terms, True, _slow(method, ask.gpu))
 
 
 def _unable(method: Method, gpu: Gpu) -> str:
@@ -212,16 +212,23 @@ def _unable(method: Method, gpu: Gpu) -> str:
     return f"{method.name} needs compute capability {method.capability / 10}; the {gpu.name} has {gpu.capability / 10}"
 
 
-def _short(found: Room, terms: Terms, wanted: int) -> str:
+def _slow(method: Method, gpu: Gpu) -> str:
+    """What to know of a method that this GPU has no arithmetic for; empty where it has."""
+    if method.name != "fp8" or not gpu.capability or gpu.capability >= FP8_CAPABILITY:
+        return ""
+    return "stored as fp8, computed in 16 bits: this GPU has no fp8 arithmetic"
+
+
+def _short(found: Room, wanted: int) -> str:
     """What is missing, with numbers."""
     if found.budget < found.weights:
         missing = f"the weights alone take {gib(found.weights)} of {gib(found.budget)}"
     elif found.kv <= 0:
         missing = f"weights and activations leave nothing of {gib(found.budget)} for the KV cache"
     else:
-        what = f"one sequence of {terms.context} tokens takes"
+        what = f"one sequence of {found.context} tokens takes"
         if wanted > 1:
-            what = f"{wanted} sequences of {terms.context} tokens take"
+            what = f"{wanted} sequences of {found.context} tokens take"
         missing = f"{what} {gib(found.sequence * wanted)} of KV cache, and {gib(found.kv)} are left"
     return missing
 
@@ -231,22 +238,16 @@ def gib(size_bytes: int) -> str:
     return f"{size_bytes / GIB:.{1 if abs(size_bytes) >= 10 * GIB else 2}f} GiB"
 
 
-def _sequences(choice: Choice, ask: Ask) -> int:
-    """How many sequences the engine shall run at once: what is asked for, or what fits of the usual."""
-    most = LLAMACPP_SEQUENCES if choice.method.engine == "llamacpp" else SEQUENCES_DEFAULT
-    return ask.concurrency or max(1, min(most, choice.room.sequences))
-
-
 def _needed(model: Architecture, ask: Ask, method: Method, terms: Terms) -> int | None:
     """The fewest GPUs of this kind that would do."""
-    sizes = _sizes(model, COUNT_MAX, terms)
+    sizes = _sizes(model, COUNT_MAX, terms, method)
     return next((size for size in sizes if _choice(model, ask, method, size, terms).fits), None)
 
 
 def _choices(model: Architecture, ask: Ask, terms: Terms) -> Iterator[Choice]:
     """Every way to store it that can be compared, with the fewest GPUs that do and with all there are."""
     for method in _compared(model, ask):
-        sizes = [size for size in _sizes(model, ask.count, terms) if size & (size - 1) == 0]
+        sizes = [size for size in _sizes(model, ask.count, terms, method) if size & (size - 1) == 0]
         tried = [_choice(model, ask, method, size, terms) for size in sizes]
         first = next((one for one in tried if one.fits), tried[-1])
         yield first
@@ -266,8 +267,9 @@ def _compared(model: Architecture, ask: Ask) -> Iterator[Method]:
         yield ask.method
 
 
-def _lengths(model: Architecture, choice: Choice, terms: Terms) -> Iterator[tuple[int, int]]:
+def _lengths(model: Architecture, choice: Choice) -> Iterator[tuple[int, int]]:
     """How many sequences of some lengths fit, up to what the model was trained for."""
+    terms = choice.terms
     most = max(terms.context, model.context_max or 0)
     for length in (*(one for one in LENGTHS if one < most), most):
         each = sequence_bytes(model, choice.room.gpus, terms, length)
@@ -303,7 +305,7 @@ def _notes(model: Architecture, ask: Ask, terms: Terms, choice: Choice) -> Itera
 def _together(model: Architecture, ask: Ask, terms: Terms, choice: Choice) -> Iterator[str]:
     """What all GPUs would hold as one replica, where that is more than they hold as several."""
     size, count = choice.room.gpus, ask.count
-    if not choice.fits or terms.layered or size == count or not divides(model, count):
+    if not choice.fits or terms.layered or size == count or not divides(model, count, choice.method):
         return
     sequences = room(model, choice.method, ask.gpu, count, terms).sequences
     if sequences > choice.room.sequences * (count // size):

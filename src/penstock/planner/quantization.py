@@ -20,6 +20,10 @@ from dataclasses import dataclass
 
 from penstock.planner.shapes import DTYPE_BYTES, Architecture, PlanError, Role, Weight, share
 
+VLLM_CAPABILITY = 70
+"""vLLM runs on Volta and later (its installation page), 8.0 for bfloat16; kernels for weights of 8 and 4 bits
+(Marlin and before it) start at Turing. Times 10."""
+
 GROUP = 128
 """Weights that share a scale where nothing else is said: what AWQ and GPTQ files are published with."""
 
@@ -71,9 +75,9 @@ def _gguf(name: str, bits: float, *, more: float = 0, head: float = Q6_K) -> Met
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        Method("float32", plain_bits=32),
+        Method("float32", plain_bits=32, capability=VLLM_CAPABILITY),
         Method("bfloat16", plain_bits=16, capability=80),
-        Method("float16", plain_bits=16),
+        Method("float16", plain_bits=16, capability=VLLM_CAPABILITY),
         Method("fp8", 8, row_bits=32, capability=75, flag="fp8"),
         Method("int8", 8, row_bits=32, capability=75),
         Method("awq", 4, group_bits=16 + 4, capability=75),

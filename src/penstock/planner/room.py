@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from penstock.planner.hardware import GIB, Gpu
-from penstock.planner.quantization import Method, weight_bytes
+from penstock.planner.quantization import GROUP, Method, weight_bytes
 from penstock.planner.shapes import Architecture, KvLayers, share
 
 RUNTIME_BYTES = 450 * 2**20
@@ -133,11 +133,6 @@ def token_bytes(model: Architecture, gpus: int, terms: Terms) -> int:
     return sum(_each(one, gpus, terms) for one in model.kv)
 
 
-def growth_bytes(model: Architecture, gpus: int, terms: Terms) -> int:
-    """What one more token takes, in bytes, once all windows are full."""
-    return sum(_each(one, gpus, terms) for one in model.kv if one.window_tokens is None)
-
-
 def sequence_bytes(model: Architecture, gpus: int, terms: Terms, tokens: int) -> int:
     """What a sequence of `tokens` takes in the KV cache of one GPU at most, in bytes, in whole blocks.
 
@@ -161,11 +156,12 @@ def blocks(tokens: int) -> int:
     return -(-tokens // BLOCK_TOKENS) * BLOCK_TOKENS
 
 
-def divides(model: Architecture, gpus: int) -> bool:
-    """Whether tensor parallelism over `gpus` is possible: it divides attention heads and the MLP, and KV heads are
-    divided or repeated evenly."""
+def divides(model: Architecture, gpus: int, way: Method | None = None) -> bool:
+    """Whether tensor parallelism over `gpus` is possible: it divides attention heads and the MLP, KV heads are divided
+    or repeated evenly, and weights that share a scale stay together (Qwen2.5-72B in AWQ can't be divided by 8)."""
     even = model.kv_heads % gpus == 0 or gpus % model.kv_heads == 0
-    return model.heads % gpus == 0 and even and all(width % gpus == 0 for width in _widths(model))
+    unit = (model.group or GROUP) if way is not None and way.group_bits and gpus > 1 else 1
+    return model.heads % gpus == 0 and even and all(width % (gpus * unit) == 0 for width in _widths(model))
 
 
 def _widths(model: Architecture) -> Iterable[int]:
