@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from penstock.planner.hardware import BF16_CAPABILITY, COUNT_MAX, FP8_CAPABILITY, GIB, MIB, Gpu
-from penstock.planner.quantization import METHODS, STORED, Method, own_method
+from penstock.planner.quantization import GROUP, METHODS, STORED, Method, own_method
 from penstock.planner.room import Q8_0_BYTES, Room, Terms, divides, room, sequence_bytes
 from penstock.planner.shapes import Architecture, PlanError
 
@@ -293,8 +293,10 @@ def _notes(model: Architecture, ask: Ask, terms: Terms, choice: Choice) -> Itera
         yield f"{method.name} needs files that are quantized so already; these are not"
     if method.engine == "llamacpp" and ask.method and not _is_gguf(model):
         yield f"{method.name} is an estimate by llama.cpp's rules for dense models; a GGUF file's own header is exact"
-    if choice.room.gpus > 1 and not terms.layered and choice.room.gpus > model.kv_heads:
-        yield f"KV heads ({model.kv_heads}) are fewer than GPUs: each holds a whole one, so that some are held twice"
+    if choice.room.gpus > model.kv_heads and not terms.layered:
+        yield f"each GPU holds a whole KV head or latent: there are {model.kv_heads} for {choice.room.gpus} GPUs"
+    if choice.room.gpus < ask.count and method.group_bits and not divides(model, ask.count, method):
+        yield f"{ask.count} GPUs do not divide the MLP in whole groups of {model.group or GROUP} weights"
     yield from _together(model, ask, terms, choice)
     if ask.small_kv:
         yield "a KV cache of 8 bits costs some quality; compare your own answers before you rely on it"

@@ -3,8 +3,7 @@
 Weights and KV cache are exact. The rest is estimated; docs/plan.md compares it with what engines logged:
 
 - The runtime sees less memory than the driver reports: `RUNTIME_BYTES` or `RUNTIME_SHARE`, whichever is more. Seen in
-  logs of vLLM: 14.56 of 15.0 GiB on a T4, 22.07 of 22.49 on an L4, 23.58 of 24.0 on an RTX 3090, 79.22 of 80.0 on
-  an A100.
+  logs of vLLM: 14.56 of 15.0 GiB (T4), 22.07 of 22.49 (A10G, L4), 23.58 of 24.0 (RTX 3090), 79.22 of 80.0 (A100).
 - Activations: one batch of tokens in the widest layer, `3 x inner + 4 x hidden` elements of 16 bits a token (gate, up
   and their product; residual, normed input, attention's output and its projection), and two sets of 32-bit logits, one
   row for each sequence.

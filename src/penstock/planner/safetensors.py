@@ -68,7 +68,8 @@ def read_held(file: BinaryIO, where: str, size: int) -> Held:
             if name[:2] != "__"
         ]
         counts = [
-            (str(dtype), math.prod(shape), int(end) - int(start)) for dtype, shape, (start, end) in found
+            (str(dtype), math.prod(map(int, shape)), int(end) - int(start))
+            for dtype, shape, (start, end) in found
         ]
         last = max((int(end) for _, _, (_, end) in found), default=0)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
