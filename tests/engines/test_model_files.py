@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from penstock.engines.model_files import DEMO_FOLDER, describe
-from penstock.planner.shapes import PlanError
-from tests.planner.ggufs import LLAMA, TENSORS, gguf
+from penstock.engines.model_files import DEMO_FOLDER, describe, read_gguf_header
+from penstock.planner.shapes import DamagedError, PlanError
+from tests.planner.ggufs import DATA_BYTES, LLAMA, TENSORS, gguf
 from tests.planner.models import FOLDER
 
 CONFIG = (FOLDER / "gpt2.json").read_text()
@@ -54,7 +54,7 @@ def test_a_configuration_may_have_any_name() -> None:
 
 
 def test_a_folder_with_one_gguf_file_is_that_file(tmp_path: Path) -> None:
-    (tmp_path / "x.gguf").write_bytes(gguf(LLAMA, TENSORS))
+    (tmp_path / "x.gguf").write_bytes(gguf(LLAMA, TENSORS, data=DATA_BYTES))
 
     assert describe(str(tmp_path)).architecture == describe(str(tmp_path / "x.gguf")).architecture
 
@@ -62,17 +62,26 @@ def test_a_folder_with_one_gguf_file_is_that_file(tmp_path: Path) -> None:
 def test_a_split_gguf_is_the_sum_of_its_parts(tmp_path: Path) -> None:
     for number, tensors in ((1, TENSORS[:2]), (2, TENSORS[2:])):
         metadata = LLAMA if number == 1 else {"split.no": 1}
-        (tmp_path / f"x-0000{number}-of-00002.gguf").write_bytes(gguf(metadata, tensors))
+        (tmp_path / f"x-0000{number}-of-00002.gguf").write_bytes(gguf(metadata, tensors, data=DATA_BYTES))
     (tmp_path / "whole").mkdir()
-    (tmp_path / "whole" / "x.gguf").write_bytes(gguf(LLAMA, TENSORS))
+    (tmp_path / "whole" / "x.gguf").write_bytes(gguf(LLAMA, TENSORS, data=DATA_BYTES))
 
     parts = describe(str(tmp_path / "x-00002-of-00002.gguf")).architecture
 
     assert parts == describe(str(tmp_path / "whole")).architecture == describe(str(tmp_path)).architecture
 
 
+def test_a_gguf_file_that_is_shorter_than_it_says_is_a_download_that_was_cut_off(tmp_path: Path) -> None:
+    whole = DEMO_FOLDER / "demo.gguf"
+    (tmp_path / "x.gguf").write_bytes(whole.read_bytes()[:-1000])
+
+    assert read_gguf_header(whole).file_bytes <= whole.stat().st_size
+    with pytest.raises(DamagedError, match="has 5839864 bytes of 58"):
+        describe(str(tmp_path))
+
+
 def test_a_part_that_is_missing_is_a_download_that_was_cut_off(tmp_path: Path) -> None:
-    (tmp_path / "x-00001-of-00003.gguf").write_bytes(gguf(LLAMA, TENSORS))
+    (tmp_path / "x-00001-of-00003.gguf").write_bytes(gguf(LLAMA, TENSORS, data=DATA_BYTES))
 
     with pytest.raises(PlanError, match=r"is incomplete: 2 of 3 files are missing, as x-00002-of-00003.gguf"):
         describe(str(tmp_path))

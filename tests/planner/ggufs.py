@@ -29,8 +29,8 @@ def value(one: Any) -> bytes:
     return struct.pack("<II", 4, one)
 
 
-def gguf(metadata: Mapping[str, Any], tensors: Tensors, *, version: int = 3) -> bytes:
-    """The header of a file."""
+def gguf(metadata: Mapping[str, Any], tensors: Tensors, *, version: int = 3, data: int = 0) -> bytes:
+    """The header of a file, and `data` bytes behind it; every tensor's data begin at the same place."""
     keys = b"".join(text(name) + value(one) for name, one in metadata.items())
     infos = b"".join(
         text(name)
@@ -39,7 +39,7 @@ def gguf(metadata: Mapping[str, Any], tensors: Tensors, *, version: int = 3) -> 
         + struct.pack("<IQ", kind, 0)
         for name, shape, kind in tensors
     )
-    return b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(metadata)) + keys + infos
+    return b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(metadata)) + keys + infos + bytes(data)
 
 
 LLAMA: dict[str, Any] = {
@@ -59,3 +59,6 @@ TENSORS = [
     ("rope_freqs.weight", (32,), 0),
     ("output.weight", (256, 512), 14),
 ]
+
+DATA_BYTES = 32 + 256 * 512 * 210 // 256
+"""As much as `TENSORS` need, and padding."""

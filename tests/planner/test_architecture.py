@@ -146,6 +146,7 @@ def test_an_unknown_family_is_an_error_that_names_the_nearest_and_all_known() ->
     [
         ({"hidden_size": "4096"}, "hidden_size: expected a whole number from 1 to 4294967296, found '4096'"),
         ({"num_hidden_layers": -1}, "num_hidden_layers: expected a whole number"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers: expected a whole number from 1 to 4096"),
         ({"num_hidden_layers": True}, "num_hidden_layers: expected a whole number"),
         ({"vocab_size": 10**30}, "vocab_size: expected a whole number"),
         ({"vocab_size": None}, "vocab_size is missing"),
@@ -218,7 +219,18 @@ VALUES = st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.li
     st.sampled_from(sorted(TOTALS)),
     st.dictionaries(
         st.sampled_from(
-            ["hidden_size", "n_embd", "num_attention_heads", "layer_types", "head_dim", "text_config"]
+            [
+                *(
+                    "hidden_size",
+                    "n_embd",
+                    "num_attention_heads",
+                    "num_hidden_layers",
+                    "n_layer",
+                    "layer_types",
+                ),
+                *("head_dim", "text_config", "num_experts", "n_routed_experts", "decoder_sparse_step"),
+                *("sliding_window", "max_window_layers", "first_k_dense_replace", "quantization_config"),
+            ]
         ),
         VALUES | st.dictionaries(st.text(max_size=5), VALUES, max_size=2),
         min_size=1,

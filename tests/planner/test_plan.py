@@ -170,10 +170,10 @@ def test_a_survey_names_the_fewest_of_each_kind() -> None:
         ("mixtral-8x7b", "int8", 2, 47.0, 56),
     ],
 )
-def test_the_memory_table_of_the_first_stack_is_reproduced_or_corrected(
+def test_the_memory_table_of_an_earlier_stack_is_reproduced_or_corrected(
     row: str, way: str, gpus: int, weights_gb: float, said_gb: int
 ) -> None:
-    # docs/plan.md, "A table that is often copied", says why 35 and 56 are wrong.
+    # docs/plan.md, "The memory table of an earlier stack", says why 35 and 56 are wrong.
     found = planned(row, "2xA6000", way, tensor_parallel=gpus, utilization=0.92)
 
     assert found.choice.fits

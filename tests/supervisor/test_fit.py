@@ -90,3 +90,14 @@ def test_an_unknown_family_is_left_to_the_engine(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "new"}))
 
     assert complaints(str(tmp_path), RTX_4090) == []
+
+
+def test_files_that_are_not_whole_are_refused_also_without_a_gpu(llama: str) -> None:
+    (Path(llama) / "model-00001-of-00002.safetensors").write_bytes(b"")
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (Path(llama) / "model.safetensors.index.json").write_text(json.dumps(index))
+
+    assert complaints(llama) == [
+        f"models.1.source: {llama} is incomplete: 1 of 2 files are missing, as model-00002-of-00002.safetensors; "
+        "finish the download"
+    ]

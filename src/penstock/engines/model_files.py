@@ -18,7 +18,7 @@ from penstock.planner.architecture import CONFIG_BYTES_MAX, read_config
 from penstock.planner.gguf import Header, read_header
 from penstock.planner.gguf_model import read_gguf
 from penstock.planner.safetensors import Held, read_held
-from penstock.planner.shapes import Architecture, PlanError
+from penstock.planner.shapes import Architecture, DamagedError, PlanError
 
 CONFIG_NAME = "config.json"
 INDEX_NAMES = ("model.safetensors.index.json",)
@@ -89,7 +89,7 @@ def _folder(folder: Path) -> Description:
 def _file(path: Path) -> Description:
     if path.suffix.lower() == ".gguf":
         parts = _parts(path)
-        headers = [_header(part) for part in parts]
+        headers = [read_gguf_header(part) for part in parts]
         tensors = tuple(tensor for header in headers for tensor in header.tensors)
         return Description(str(path), read_gguf(Header(headers[0].metadata, tensors), str(path)))
     if path.name == CONFIG_NAME or path.suffix.lower() == ".safetensors":
@@ -115,12 +115,21 @@ def _parts(path: Path) -> list[Path]:
     return parts
 
 
-def _header(path: Path) -> Header:
+def read_gguf_header(path: Path) -> Header:
+    """The header of a GGUF file that is as long as its header says.
+
+    Raises:
+        DamagedError: it is shorter.
+        PlanError: it is no such file, or can't be read.
+    """
     try:
         with path.open("rb") as file:
-            return read_header(file, str(path))
+            header, size = read_header(file, str(path)), path.stat().st_size
     except OSError as error:
         raise _unreadable(path, error) from error
+    if size < header.file_bytes:
+        raise DamagedError(f"{path} has {size} bytes of {header.file_bytes}", hint="finish the download")
+    return header
 
 
 def _held(folder: Path) -> Held | None:
@@ -146,14 +155,16 @@ def _indexed(folder: Path) -> Iterator[Path]:
     try:
         names = {str(name) for name in json.loads(_content(index, INDEX_BYTES_MAX))["weight_map"].values()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise PlanError(f"{index} can't be read: {error}", hint="a download may have been cut off") from error
+        raise DamagedError(
+            f"{index} can't be read: {error}", hint="a download may have been cut off"
+        ) from error
     yield from (folder / Path(name).name for name in sorted(names)[:FILES_MAX])
 
 
 def _all_there(files: list[Path], folder: Path) -> None:
     missing = [path.name for path in files if not path.is_file()]
     if missing:
-        raise PlanError(
+        raise DamagedError(
             f"{folder} is incomplete: {len(missing)} of {len(files)} files are missing, as {missing[0]}",
             hint="finish the download",
         )

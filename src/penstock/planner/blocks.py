@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from penstock.planner.fields import Fields
+from penstock.planner.fields import LAYERS_MAX, Fields
 from penstock.planner.shapes import PlanError, Role, Weight
 
 Weights = tuple[Weight, ...]
@@ -48,7 +48,7 @@ def sizes(
     if kv > heads or heads % kv:
         raise fields.mistake("num_key_value_heads", f"expected a divisor of the {heads} attention heads")
     return Sizes(
-        layers=fields.number("num_hidden_layers", "n_layer", "n_layers"),
+        layers=fields.number("num_hidden_layers", "n_layer", "n_layers", most=LAYERS_MAX),
         hidden=hidden,
         heads=heads,
         kv_heads=kv,

@@ -8,7 +8,7 @@ from dataclasses import replace
 from penstock.planner.blocks import Sizes, Weights, attention, linear, mlp, norms, vector
 from penstock.planner.families_dense import gemma3
 from penstock.planner.family import Reader, dtype, quantized
-from penstock.planner.fields import Fields
+from penstock.planner.fields import LAYERS_MAX, Fields
 from penstock.planner.shapes import Architecture, PlanError, Role, Weight
 
 GEMMA3_TEXT_DEFAULTS: Mapping[str, int] = {
@@ -48,7 +48,7 @@ def gemma3_vision(fields: Fields) -> Architecture:
 def _siglip(fields: Fields) -> Weights:
     """SigLIP without its pooling head (`modeling_siglip.py`); the first weight's rows are its width."""
     size = Sizes(
-        layers=fields.number("num_hidden_layers", default=12),
+        layers=fields.number("num_hidden_layers", default=12, most=LAYERS_MAX),
         hidden=fields.number("hidden_size", default=768),
         heads=fields.number("num_attention_heads", default=12),
         kv_heads=fields.number("num_attention_heads", default=12),

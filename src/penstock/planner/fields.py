@@ -11,6 +11,9 @@ from penstock.planner.shapes import PlanError
 NUMBER_MAX = 2**32
 """No size in a published configuration comes near it; what is larger would only make nonsense of a sum."""
 
+LAYERS_MAX = 4096
+"""What is listed layer by layer must stay short; published models have up to 126."""
+
 SHOWN_CHARS_MAX = 60
 
 
@@ -28,18 +31,18 @@ class Fields:
     where: str
     path: str = ""
 
-    def number(self, *names: str, default: int | None = None, least: int = 1) -> int:
+    def number(self, *names: str, default: int | None = None, least: int = 1, most: int = NUMBER_MAX) -> int:
         """The first of `names` that is there and not null, a whole number.
 
         Raises:
-            PlanError: it is no whole number of at least `least`, or none is there and there is no `default`.
+            PlanError: it is no whole number from `least` to `most`, or none is there and there is no `default`.
         """
         for name in names:
             value = self.values.get(name)
             if value is None:
                 continue
-            if type(value) is not int or not least <= value <= NUMBER_MAX:
-                raise self.mistake(name, f"expected a whole number from {least} to {NUMBER_MAX}")
+            if type(value) is not int or not least <= value <= most:
+                raise self.mistake(name, f"expected a whole number from {least} to {most}")
             return value
         if default is None:
             raise PlanError(

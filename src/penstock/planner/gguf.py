@@ -6,12 +6,13 @@ as the tokens of a vocabulary, are passed over, and only their length is kept.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-from penstock.planner.shapes import PlanError
+from penstock.planner.shapes import DamagedError, PlanError
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -28,6 +29,7 @@ LIST_KEPT_MAX = 4096
 """Lists by layer are shorter; what is longer is a vocabulary."""
 
 DIMENSIONS_MAX = 8
+ALIGNMENT, ALIGNMENT_MAX = 32, 65536
 CHUNK_BYTES = 2**20
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -54,12 +56,14 @@ class Tensor:
         shape: its dimensions, the fastest first.
         kind: a name of `KINDS`.
         bits: of each element, with its part of the block's scales.
+        offset: of its data in the file's data, in bytes.
     """
 
     name: str
     shape: tuple[int, ...]
     kind: str
     bits: float
+    offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +73,21 @@ class Header:
     Args:
         metadata: by key; of a list that is too long to be kept, only its length as `Length`.
         tensors: in the order of the file.
+        size_bytes: of the header itself.
     """
 
     metadata: Mapping[str, Any]
     tensors: tuple[Tensor, ...]
+    size_bytes: int = 0
+
+    @property
+    def file_bytes(self) -> int:
+        """What the whole file has at least: the header, padded, and the data of every tensor."""
+        aligned = self.metadata.get("general.alignment", ALIGNMENT)
+        unit = aligned if isinstance(aligned, int) and 0 < aligned <= ALIGNMENT_MAX else ALIGNMENT
+        start = -(-self.size_bytes // unit) * unit
+        ends = (tensor.offset + int(math.prod(tensor.shape) * tensor.bits / 8) for tensor in self.tensors)
+        return start + max(ends, default=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +109,7 @@ class _Reader:
             raise self.mistake(f"its header has more than {HEADER_BYTES_MAX} bytes")
         found = self.file.read(count)
         if len(found) != count:
-            raise PlanError(
+            raise DamagedError(
                 f"{self.where}: the file ends amid its header, after {self.taken - count + len(found)} bytes",
                 hint="a download may have been cut off; fetch it again",
             )
@@ -149,11 +164,11 @@ class _Reader:
         shape = tuple(
             self.number("Q", 2**48, "elements") for _ in range(self.number("I", DIMENSIONS_MAX, "dimensions"))
         )
-        number, _offset = self.number("I", 2**32, "kinds"), self.bytes(8)
+        number, offset = self.number("I", 2**32, "kinds"), self.number("Q", 2**63, "bytes of offset")
         if number not in KINDS:
             raise self.mistake(f"tensor {name[:80]!r} is of the unknown kind {number}")
         kind, block, size = KINDS[number]
-        return Tensor(name, shape, kind, size * 8 / block)
+        return Tensor(name, shape, kind, size * 8 / block, offset)
 
     def mistake(self, said: str) -> PlanError:
         return PlanError(
@@ -185,4 +200,5 @@ def read_header(file: BinaryIO, where: str) -> Header:
     for _ in range(keys):
         name = reader.text()
         metadata[name] = reader.value(reader.number("I", 2**32, "types"))
-    return Header(metadata, tuple(reader.tensor() for _ in range(tensors)))
+    found = tuple(reader.tensor() for _ in range(tensors))
+    return Header(metadata, found, reader.taken)

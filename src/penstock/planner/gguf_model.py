@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 
-from penstock.planner.fields import Fields
+from penstock.planner.fields import LAYERS_MAX, Fields
 from penstock.planner.gguf import Header, Length, Tensor
 from penstock.planner.shapes import Architecture, KvLayers, PlanError, Role, Weight
 
@@ -54,7 +54,7 @@ def read_gguf(header: Header, where: str) -> Architecture:
     if family not in FAMILIES:
         raise _unknown(family, where)
     fields = Fields(_own(header.metadata, str(family)), where, f"{family}.")
-    layers, hidden = fields.number("block_count"), fields.number("embedding_length")
+    layers, hidden = fields.number("block_count", most=LAYERS_MAX), fields.number("embedding_length")
     heads = max(_each(fields, "attention.head_count", layers))
     used, experts = fields.number("expert_used_count", default=0, least=0), fields.maybe("expert_count") or 0
     weights = tuple(_weights(header.tensors, used, experts))

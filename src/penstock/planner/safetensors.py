@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from penstock.planner.shapes import PlanError
+from penstock.planner.shapes import DamagedError
 
 HEADER_BYTES_MAX = 100_000_000
 """The format's own limit."""
@@ -53,11 +53,11 @@ def read_held(file: BinaryIO, where: str, size: int) -> Held:
         size: of the file, in bytes.
 
     Raises:
-        PlanError: it is no such file, or is shorter than its header says.
+        DamagedError: it is no such file, or is shorter than its header says.
     """
     length = int.from_bytes(file.read(8), "little")
     if not 2 <= length <= min(HEADER_BYTES_MAX, size):
-        raise PlanError(
+        raise DamagedError(
             f"{where} is no safetensors file: its header would have {length} bytes of {size}", hint=_AGAIN
         )
     try:
@@ -73,11 +73,11 @@ def read_held(file: BinaryIO, where: str, size: int) -> Held:
         ]
         last = max((int(end) for _, _, (_, end) in found), default=0)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise PlanError(
+        raise DamagedError(
             f"{where} is no safetensors file: its header can't be read: {error}", hint=_AGAIN
         ) from error
     if 8 + length + last > size:
-        raise PlanError(f"{where} has {size} bytes of {8 + length + last}", hint=_AGAIN)
+        raise DamagedError(f"{where} has {size} bytes of {8 + length + last}", hint=_AGAIN)
     parameters: dict[str, int] = {}
     for dtype, count, _ in counts:
         parameters[dtype] = parameters.get(dtype, 0) + count

@@ -24,6 +24,12 @@ class PlanError(PenstockError):
     code = "model_unplannable"
 
 
+class DamagedError(PlanError):
+    """A model's files are not whole: a download was cut off, or something wrote over them."""
+
+    code = "model_damaged"
+
+
 class Role(StrEnum):
     """What quantization may do to a weight."""
 

@@ -1,4 +1,4 @@
-"""What of the configured engines can't fit into this machine's GPUs, before anything is started.
+"""What of the configured vLLM models can't fit into this machine's GPUs, or is not whole, before anything is started.
 
 Silent where it can't be known: without a GPU or a driver, of a model that is not on this disk or of an unknown
 family, and with arguments that move memory elsewhere.
@@ -15,7 +15,7 @@ from penstock.engines.model_files import describe
 from penstock.planner.hardware import Gpu
 from penstock.planner.misfit import misfit
 from penstock.planner.quantization import METHODS, Method, method, own_method
-from penstock.planner.shapes import Architecture, PlanError
+from penstock.planner.shapes import Architecture, DamagedError, PlanError
 
 ELSEWHERE = ("pipeline_parallel_size", "cpu_offload_gb", "data_parallel_size", "hf_overrides", "load_format")
 """Arguments of vLLM with which its memory is not what is counted here."""
@@ -35,10 +35,7 @@ def check_fit(models: Sequence[ModelConfig], gpus: Callable[[], Sequence[Gpu]]) 
     local = [(number, model) for number, model in enumerate(models) if _is_local(model)]
     if not local:
         return
-    try:
-        found = gpus()
-    except PenstockError:
-        return
+    found = _found(gpus)
     complaints = [f"models.{number}.{said}" for number, model in local for said in _complaints(model, found)]
     if complaints:
         raise PenstockError(
@@ -50,19 +47,36 @@ def _is_local(model: ModelConfig) -> bool:
     return model.engine == "vllm" and Path(str(model.source)).expanduser().is_dir()
 
 
+def _found(gpus: Callable[[], Sequence[Gpu]]) -> Sequence[Gpu]:
+    try:
+        return gpus()
+    except PenstockError:
+        return ()
+
+
 def _complaints(model: ModelConfig, gpus: Sequence[Gpu]) -> Iterator[str]:
-    args = model.engine_args
-    size = args.get("tensor_parallel_size", 1)
-    if type(size) is not int or size < 1 or any(name in args for name in ELSEWHERE):
+    try:
+        architecture = describe(str(model.source)).architecture
+    except DamagedError as error:
+        yield f"source: {error.message}; {error.hint}"
+        return
+    except PlanError:
+        return  # the engine may know more families, and says itself what is wrong with a configuration
+    size = model.engine_args.get("tensor_parallel_size", 1)
+    if not gpus or type(size) is not int or size < 1 or any(name in model.engine_args for name in ELSEWHERE):
         return
     if size > len(gpus):
         yield f"engine_args.tensor_parallel_size: {size} GPUs are asked for; there {_are(len(gpus))} here"
         return
+    yield from _misfit(model, architecture, gpus, size)
+
+
+def _misfit(model: ModelConfig, architecture: Architecture, gpus: Sequence[Gpu], size: int) -> Iterator[str]:
+    args = model.engine_args
     try:
-        architecture = describe(str(model.source)).architecture
         way = _method(architecture, args.get("quantization"))
     except PlanError:
-        return  # the engine may know more families and methods, and says itself what is wrong with a file
+        return  # as above, of methods
     context, utilization = (
         args.get("max_model_len", architecture.context_max),
         args.get("gpu_memory_utilization", 1.0),
