@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
 from tests.cli.conftest import Command
+from tests.engines.test_model_files import safetensors
 from tests.planner.models import FOLDER
+from tests.telemetry.test_gpu import A6000, UNKNOWN, Nvml
 
 LLAMA_70B = str(FOLDER / "llama-3-70b.json")
 
@@ -34,7 +37,7 @@ def test_a_model_that_does_not_fit_says_why_and_how_many_gpus_would_do(penstock:
 
     assert result.code == 3
     assert (
-        "it does not fit.\nThe weights alone take 65.7 GiB of 42.8 GiB; 4 x RTX A6000 would do." in result.out
+        "it does not fit.\nThe weights alone take 65.7 GiB of 43.7 GiB; 4 x RTX A6000 would do." in result.out
     )
     assert "engine_args" not in result.out
 
@@ -121,3 +124,50 @@ def test_what_is_not_installed_is_said_with_what_to_do(
     assert (result.code, result.out) == (1, "")
     assert said in result.err
     assert "hint: pip install " in result.err
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> Nvml:
+    """A driver that knows two GPUs of different sizes."""
+    nvml = Nvml(A6000, UNKNOWN)
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)  # type: ignore[arg-type] - what is imported is what is there
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return nvml
+
+
+def test_detected_gpus_are_planned_as_if_all_were_the_smallest(penstock: Command, driver: Nvml) -> None:
+    result = penstock("plan", "demo", "--detect", "--kv-cache", "fp8")
+
+    assert (result.code, result.err) == (0, "warning: GPUs differ; planned as if all 2 were the smallest\n")
+    assert "2 x Thing 9" in result.out
+    assert "note: 4.88 GiB of a GPU's memory are in use by others already" in result.out
+    assert "--kv-cache-dtype fp8" in result.out
+
+
+def test_what_files_hold_is_compared_with_what_their_configuration_says(
+    penstock: Command, folder: Path
+) -> None:
+    (folder / "config.json").write_text((FOLDER / "gpt2.json").read_text())
+    (folder / "a.safetensors").write_bytes(safetensors("x"))
+
+    assert "hold 2 parameters, not the 124,439,808 that config.json describes" in penstock("plan", ".").out
+    packed = json.loads((FOLDER / "gpt2.json").read_text()) | {"quantization_config": {"quant_method": "awq"}}
+    (folder / "config.json").write_text(json.dumps(packed))
+    assert "note: the safetensors files hold 0.00 GiB" in penstock("plan", ".", "--gpu", "T4").out
+
+
+def test_a_kind_by_name_is_told_from_a_file(penstock: Command) -> None:
+    result = penstock(
+        "plan", str(FOLDER / "llama-3-8b.json"), "--gpu", "RTX 3060", "--quantization", "q4_k_m"
+    )
+
+    assert "note: q4_k_m is an estimate by llama.cpp's rules" in result.out
+    assert "engine_args = { n_ctx = 8192, n_parallel = " in result.out
+    assert "for vLLM alone" not in result.out
+
+
+def test_what_no_gpu_can_do_is_said(penstock: Command) -> None:
+    result = penstock("plan", LLAMA_70B, "--context", "100000000")
+
+    assert result.code == 3
+    assert "None of the surveyed GPUs would do, in any number." in result.out

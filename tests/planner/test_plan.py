@@ -44,7 +44,7 @@ def test_what_does_not_fit_says_why_with_numbers_and_how_many_would_do() -> None
     found = planned("llama-3-70b", "2xA6000")
 
     assert not found.choice.fits
-    assert found.choice.why == "the weights alone take 65.7 GiB of 42.8 GiB"
+    assert found.choice.why == "the weights alone take 65.7 GiB of 43.7 GiB"
     assert found.needed == 4
     assert planned("llama-3-70b", "4xA6000").choice.fits
 

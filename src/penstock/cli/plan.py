@@ -61,7 +61,7 @@ def plan(
     kv_cache: Annotated[str, typer.Option(help="Type of the KV cache: auto or fp8.")] = "auto",
     utilization: Annotated[
         float, typer.Option(min=0.05, max=1.0, help="Part of a GPU's memory that the engine may take.")
-    ] = 0.9,
+    ] = 0.92,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

@@ -7,18 +7,17 @@ from dataclasses import dataclass, replace
 
 from penstock.planner.hardware import BF16_CAPABILITY, COUNT_MAX, FP8_CAPABILITY, GIB, MIB, Gpu
 from penstock.planner.quantization import GROUP, METHODS, STORED, Method, own_method
-from penstock.planner.room import Q8_0_BYTES, Room, Terms, divides, room, sequence_bytes
+from penstock.planner.room import Q8_0_BYTES, STEPS_IN_FLIGHT, Room, Terms, divides, room, sequence_bytes
 from penstock.planner.shapes import Architecture, PlanError
 
 CONTEXT_DEFAULT = 8192
 SEQUENCES_DEFAULT = 256
-"""What vLLM runs at once on most GPUs if it isn't told (`SchedulerConfig.max_num_seqs`)."""
-
-UTILIZATION_DEFAULT = 0.9
-BATCH_LARGE, BATCH_SMALL = 8192, 2048
-LARGE_BYTES = 70 * GIB
-"""From this much memory on vLLM's server computes the larger batch of tokens in a step
-(`EngineArgs.get_batch_defaults`)."""
+UTILIZATION_DEFAULT = 0.92
+BATCHES = ((160 * GIB, 16384), (70 * GIB, 8192), (0, 2048))
+SMALL_BATCH_NAME = "A100"
+"""What vLLM 0.32's server does if it isn't told: sequences at once (1024 from 70 GiB on, which few models have room
+for), the part of memory that it takes, and tokens of a step by a GPU's memory, but for the A100 (`CacheConfig`,
+`EngineArgs._set_default_max_num_seqs_and_batched_tokens_args`)."""
 
 LLAMACPP_BATCH = 2048
 LLAMACPP_SEQUENCES = 8
@@ -126,7 +125,9 @@ def batch_tokens(gpu: Gpu, method: Method, context: int) -> int:
     """Tokens that the engine computes in one step at most, unless it is told otherwise."""
     if method.engine == "llamacpp":
         return min(LLAMACPP_BATCH, context)
-    return BATCH_LARGE if gpu.memory_bytes >= LARGE_BYTES else BATCH_SMALL
+    if gpu.name.startswith(SMALL_BATCH_NAME):
+        return BATCHES[-1][1]
+    return next(tokens for least, tokens in BATCHES if gpu.memory_bytes >= least)
 
 
 def _method(model: Architecture, ask: Ask) -> Method:
@@ -167,6 +168,7 @@ def _terms(model: Architecture, ask: Ask, method: Method) -> Terms:
         kv_bytes=(Q8_0_BYTES if layered else 1) if ask.small_kv else 2,
         layered=layered,
         graphs=not layered,
+        steps=1 if layered else STEPS_IN_FLIGHT,
     )
 
 

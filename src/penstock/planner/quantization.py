@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from penstock.planner.shapes import DTYPE_BYTES, Architecture, PlanError, Role, Weight, share
 
 VLLM_CAPABILITY = 70
-"""vLLM runs on Volta and later (its installation page), 8.0 for bfloat16; kernels for weights of 8 and 4 bits
-(Marlin and before it) start at Turing. Times 10."""
+"""vLLM runs on Volta and later (its installation page), and needs 8.0 for bfloat16; of methods what their
+`get_min_capability` says in 0.32. Times 10."""
 
 GROUP = 128
 """Weights that share a scale where nothing else is said: what AWQ and GPTQ files are published with."""
@@ -81,7 +81,7 @@ METHODS: dict[str, Method] = {
         Method("fp8", 8, row_bits=32, capability=75, flag="fp8"),
         Method("int8", 8, row_bits=32, capability=75),
         Method("awq", 4, group_bits=16 + 4, capability=75),
-        Method("gptq", 4, group_bits=16 + 4, input_bits=32, capability=75),
+        Method("gptq", 4, group_bits=16 + 4, input_bits=32, capability=VLLM_CAPABILITY),
         Method("bnb-int4", 4 + 32 / 64, capability=70, flag="bitsandbytes"),
         Method("mxfp4", 4 + 8 / 32, experts_only=True, capability=80),
         _gguf("q8_0", Q8_0, head=Q8_0),

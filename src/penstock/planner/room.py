@@ -33,8 +33,11 @@ STATE_BYTES = 4
 Q8_0_BYTES = 34 / 32
 """Of an element of llama.cpp's smaller KV cache, with its part of a scale."""
 
+STEPS_IN_FLIGHT = 2
+"""vLLM schedules one step while another is computed (0.32, `VllmConfig.max_in_flight_tokens`)."""
+
 BLOCK_TOKENS = 16
-"""Of vLLM's KV cache on a GPU; a sequence takes whole blocks."""
+"""Of vLLM's KV cache on a GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,8 @@ class Terms:
         kv_bytes: of one element of the KV cache: 2, 1 with fp8, or `Q8_0_BYTES`.
         layered: whether several GPUs divide the model by layers (llama.cpp) instead of within each (vLLM).
         graphs: whether CUDA graphs are captured.
+        steps: of which the tokens are in flight at once.
+        block_tokens: of the KV cache; a sequence takes whole blocks.
     """
 
     context: int
@@ -58,6 +63,8 @@ class Terms:
     kv_bytes: float = 2
     layered: bool = False
     graphs: bool = True
+    steps: int = STEPS_IN_FLIGHT
+    block_tokens: int = BLOCK_TOKENS
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +102,8 @@ class Room:
 
     @property
     def tokens(self) -> int:
-        """Tokens that fit in sequences of the whole context, the last of them in part, in whole blocks."""
-        return max(0, self.kv * self.context // self.sequence // BLOCK_TOKENS * BLOCK_TOKENS)
+        """Tokens that fit in sequences of the whole context, the last of them in part."""
+        return max(0, self.kv * self.context // self.sequence)
 
 
 def room(model: Architecture, way: Method, gpu: Gpu, gpus: int, terms: Terms) -> Room:
@@ -135,24 +142,26 @@ def token_bytes(model: Architecture, gpus: int, terms: Terms) -> int:
 def sequence_bytes(model: Architecture, gpus: int, terms: Terms, tokens: int) -> int:
     """What a sequence of `tokens` takes in the KV cache of one GPU at most, in bytes, in whole blocks.
 
-    A layer with a window keeps the window and what one step computes beyond it, as vLLM counts it
-    (`SlidingWindowSpec.max_memory_usage_bytes`).
+    A layer with a window keeps the window, what steps in flight compute beyond it, and one block more, as vLLM counts
+    it (0.32, `SlidingWindowSpec.max_admission_blocks_per_request`).
     """
     total = 0
     for one in model.kv:
-        kept = tokens
+        kept, block = tokens, 0
         if one.window_tokens is not None:
-            kept = min(tokens, one.window_tokens - 1 + terms.batch_tokens + BLOCK_TOKENS)
-        total += _each(one, gpus, terms) * blocks(kept)
+            kept = min(tokens, one.window_tokens - 1 + terms.steps * terms.batch_tokens)
+            block = terms.block_tokens
+        kept = blocks(kept, terms.block_tokens) + block
+        total += _each(one, gpus, terms) * kept
     for state in model.states:
         part = _part(state.heads, state.layers, gpus, terms)
         total += round(state.layers * state.heads * state.width * STATE_BYTES * part)
     return total
 
 
-def blocks(tokens: int) -> int:
-    """`tokens` rounded up to whole blocks."""
-    return -(-tokens // BLOCK_TOKENS) * BLOCK_TOKENS
+def blocks(tokens: int, size: int) -> int:
+    """`tokens` rounded up to whole blocks of `size`."""
+    return -(-tokens // size) * size
 
 
 def divides(model: Architecture, gpus: int, way: Method | None = None) -> bool:
