@@ -126,22 +126,28 @@ def test_the_demo_models_cache_is_what_vllm_says_of_it() -> None:
     assert GIB // token_bytes(demo, 1, TERMS) == 524_288
 
 
-def test_sequences_with_windows_are_as_many_as_vllm_says_of_such_a_model() -> None:
-    # vLLM 0.32 on a CPU, where a block has 128 tokens and one step is in flight, with such a Gemma 3 of random weights,
-    # VLLM_CPU_KVCACHE_SPACE=1, --max-model-len 4096 --max-num-batched-tokens 256: "CPU KV cache size: 645,277 tokens,
-    # Maximum concurrency for 4,096 tokens per request: 157.54x".
-    gemma = model(
-        "gemma-3-1b",
-        num_hidden_layers=12,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=64,
-        sliding_window=128,
-    )
-    terms = replace(TERMS, context=4096, batch_tokens=256, steps=1, block_tokens=128)
+SMALL_GEMMA = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64, "sliding_window": 128}
 
-    assert round(GIB / sequence_bytes(gemma, 1, terms, 4096), 2) == 157.54
-    assert GIB * 4096 // sequence_bytes(gemma, 1, terms, 4096) == 645_277
+
+@pytest.mark.parametrize(
+    ("name", "changes", "sequences", "tokens"),
+    [
+        ("gemma-3-1b", {**SMALL_GEMMA, "num_hidden_layers": 12}, 157.54, 645_277),
+        ("gemma-3-1b", {**SMALL_GEMMA, "num_hidden_layers": 13}, 146.29, 599_186),  # logs a layer of padding
+        ("deepseek-v2-lite", {"num_hidden_layers": 4}, 56.89, 233_008),
+    ],
+)
+def test_sequences_are_as_many_as_vllm_says_of_such_models(
+    name: str, changes: dict[str, int], sequences: float, tokens: int
+) -> None:
+    # vLLM 0.32 on a CPU, where a block has 128 tokens and one step is in flight, with random weights:
+    # VLLM_CPU_KVCACHE_SPACE=1, --load-format dummy, --max-model-len 4096 --max-num-batched-tokens 256; what it logs as
+    # "CPU KV cache size" and "Maximum concurrency for 4,096 tokens per request".
+    terms = replace(TERMS, context=4096, batch_tokens=256, steps=1, block_tokens=128)
+    each = sequence_bytes(model(name, **changes), 1, terms, 4096)
+
+    assert round(GIB / each, 2) == sequences
+    assert GIB * 4096 // each == pytest.approx(tokens, abs=16)
 
 
 def test_what_others_use_is_not_there() -> None:

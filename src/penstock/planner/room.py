@@ -15,7 +15,7 @@ Weights and KV cache are exact. The rest is estimated; docs/plan.md compares it 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from penstock.planner.hardware import GIB, Gpu
 from penstock.planner.quantization import GROUP, Method, weight_bytes
@@ -35,6 +35,9 @@ Q8_0_BYTES = 34 / 32
 
 STEPS_IN_FLIGHT = 2
 """vLLM schedules one step while another is computed (0.32, `VllmConfig.max_in_flight_tokens`)."""
+
+GROUPED_AS_MOST = 1.5
+"""Kinds of layers that differ in number by less are grouped as the larger."""
 
 BLOCK_TOKENS = 16
 """Of vLLM's KV cache on a GPU."""
@@ -146,21 +149,30 @@ def sequence_bytes(model: Architecture, gpus: int, terms: Terms, tokens: int) ->
     it (0.32, `SlidingWindowSpec.max_admission_blocks_per_request`).
     """
     total = 0
-    for one in model.kv:
+    for one in _padded(model.kv, terms):
         kept, block = tokens, 0
         if one.window_tokens is not None:
             kept = min(tokens, one.window_tokens - 1 + terms.steps * terms.batch_tokens)
             block = terms.block_tokens
-        kept = blocks(kept, terms.block_tokens) + block
-        total += _each(one, gpus, terms) * kept
+        total += _each(one, gpus, terms) * (blocks(kept, terms.block_tokens) + block)
     for state in model.states:
         part = _part(state.heads, state.layers, gpus, terms)
         total += round(state.layers * state.heads * state.width * STATE_BYTES * part)
     return total
 
 
+def _padded(kv: tuple[KvLayers, ...], terms: Terms) -> tuple[KvLayers, ...]:
+    """Layers as vLLM caches them, in groups of the same number of layers: where kinds do not come out even, there is
+    room for layers that are not there (0.32, `_get_kv_cache_groups_uniform_page_size`)."""
+    if terms.layered or len(kv) < 2:
+        return kv
+    least, most = min(one.layers for one in kv), max(one.layers for one in kv)
+    group = most if most < least * GROUPED_AS_MOST else least
+    return tuple(replace(one, layers=blocks(one.layers, group)) for one in kv)
+
+
 def blocks(tokens: int, size: int) -> int:
-    """`tokens` rounded up to whole blocks of `size`."""
+    """`tokens`, or layers, rounded up to whole blocks of `size`."""
     return -(-tokens // size) * size
 
 
