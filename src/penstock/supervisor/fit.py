@@ -39,7 +39,9 @@ def check_fit(models: Sequence[ModelConfig], gpus: Callable[[], Sequence[Gpu]]) 
     complaints = [f"models.{number}.{said}" for number, model in local for said in _complaints(model, found)]
     if complaints:
         raise PenstockError(
-            "\n".join(complaints), code="models_unusable", hint="penstock plan shows what would fit"
+            "\n".join(complaints),
+            code="models_unusable",
+            hint="penstock plan says what is there, and what would fit",
         )
 
 
