@@ -12,8 +12,8 @@ from penstock.planner.shapes import Architecture
 FOLDER = Path(__file__).parent / "configs"
 TOTALS: dict[str, dict[str, Any]] = json.loads((FOLDER.parent / "totals.json").read_text())
 """Parameters of each, counted on the modules that transformers 5.24 builds of it (`meta` device, torch 2.13);
-`published` says where the same number is published. DeepSeek-V3's has its 14,848 correction biases besides, as the
-published one: transformers has them as buffers."""
+`published` says where the same number is published. Those of DeepSeek-V3 and GLM 4.5 have their correction biases
+besides (14,848 and 5,760), which transformers has as buffers; Kimi K2, which it does not know, is only published."""
 
 
 def model(name: str, **changes: object) -> Architecture:

@@ -116,6 +116,27 @@ def wide_norms(size: Sizes) -> Weights:
     )
 
 
+def cohere(fields: Fields) -> Architecture:
+    """Command R: one norm a layer, before attention and MLP at once."""
+    size = sizes(fields)
+    if fields.flag("use_qk_norm", default=False):
+        raise fields.mistake("use_qk_norm", "only false is known here (Command R+'s norms are not)")
+    bias = fields.flag("attention_bias", default=False)
+    weights = (*attention(size, qkv_bias=bias, out_bias=bias), *mlp(size), *norms(size, per_layer=1))
+    return _gated(fields, size, weights, cache(size), tied_default=True)
+
+
+def glm4(fields: Fields) -> Architecture:
+    """GLM 4 of 2025: norms before and behind attention and MLP."""
+    size = sizes(fields)
+    weights = (
+        *attention(size, qkv_bias=fields.flag("attention_bias", default=False)),
+        *mlp(size),
+        *norms(size, per_layer=4),
+    )
+    return _gated(fields, size, weights, cache(size))
+
+
 def stablelm(fields: Fields) -> Architecture:
     """StableLM 2 and 3B: layer norms with biases before gated MLPs."""
     size = sizes(fields)
@@ -138,9 +159,11 @@ def _gated(
 
 
 FAMILIES: dict[str, Reader] = {
+    "cohere": cohere,
     "gemma": gemma,
     "gemma2": gemma2,
     "gemma3_text": gemma3,
+    "glm4": glm4,
     "granite": llama,
     "llama": llama,
     "mistral": mistral,

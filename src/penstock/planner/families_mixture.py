@@ -26,6 +26,7 @@ from penstock.planner.family import Reader, assembled, tied
 from penstock.planner.fields import Fields
 from penstock.planner.shapes import Architecture, KvLayers, StateLayers
 
+CORRECTED = ("deepseek_v3", "kimi_k2", "glm4_moe")
 GPT_OSS_HEAD = 64
 QWEN3_NEXT_HEAD = 256
 
@@ -179,6 +180,29 @@ def gpt_oss(fields: Fields) -> Architecture:
     return assembled(fields, size, weights, kv, tied=one, inner=choice.active * choice.inner)
 
 
+def glm4_moe(fields: Fields) -> Architecture:
+    """GLM 4.5 to 4.7: dense layers first, shared experts, common attention."""
+    size, one = sizes(fields, head=128), tied(fields, default=False)
+    dense = min(size.layers, fields.number("first_k_dense_replace", default=0, least=0))
+    choice = mixture(
+        fields, size.layers - dense, experts=("n_routed_experts",), inner=("moe_intermediate_size",)
+    )
+    shared = fields.number("n_shared_experts", default=0, least=0) * choice.inner
+    qk_norm = fields.flag("use_qk_norm", default=False)
+    weights = (
+        *embedding(size),
+        *attention(size, qkv_bias=fields.flag("attention_bias", default=False), qk_norm=qk_norm),
+        *mlp(size, layers=dense),
+        *experts(size, choice),
+        *(mlp(size, layers=choice.layers, inner=shared, name="shared") if shared else ()),
+        *_correction(fields, choice),
+        *norms(size, per_layer=2),
+        *head(size, tied=one),
+    )
+    inner = max(size.inner if dense else 0, choice.active * choice.inner + shared)
+    return assembled(fields, size, weights, cache(size), tied=one, inner=inner, notes=_left_out(fields))
+
+
 @dataclass(frozen=True, slots=True)
 class Latent:
     """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1).
@@ -255,8 +279,9 @@ def _latent_attention(size: Sizes, latent: Latent, *, bias: bool) -> Weights:
 
 
 def _correction(fields: Fields, choice: Mixture) -> Weights:
-    """V3's biases that balance its experts; `transformers` has them as buffers, its published total counts them."""
-    if fields.text("model_type") != "deepseek_v3" or not choice.layers:
+    """Biases that balance V3's experts and its heirs'; `transformers` has them as buffers, published totals count
+    them."""
+    if fields.text("model_type") not in CORRECTED or not choice.layers:
         return ()
     return (vector("router.correction", choice.experts, choice.layers),)
 
@@ -273,7 +298,9 @@ def _left_out(fields: Fields) -> tuple[str, ...]:
 FAMILIES: dict[str, Reader] = {
     "deepseek_v2": deepseek,
     "deepseek_v3": deepseek,
+    "glm4_moe": glm4_moe,
     "gpt_oss": gpt_oss,
+    "kimi_k2": deepseek,
     "mixtral": mixtral,
     "olmoe": olmoe,
     "qwen2_moe": qwen2_moe,
