@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from urllib.parse import quote
@@ -21,9 +22,11 @@ from penstock.engines.catalog import SPECS
 from penstock.engines.client import EngineClient
 from penstock.store.home import Home
 from penstock.store.runtime import Drained, Reload, write_reload
+from penstock.supervisor.fit import check_fit
 from penstock.supervisor.keeper import Keeper
 from penstock.supervisor.loop import ModelKeepers, Supervisor
 from penstock.supervisor.preflight import check_models
+from penstock.telemetry.gpu import detect
 
 ASK_WITHIN_S = 10.0
 IDLE_LOOK_EVERY_S = 0.1
@@ -113,7 +116,9 @@ class Reloading:
         """One reload; what became of it is said, and left for whoever asked."""
         try:
             config = self._load().config
-            check_models([model for model in config.models if self._is_new(model)], SPECS)
+            new = [model for model in config.models if self._is_new(model)]
+            check_models(new, SPECS)
+            check_fit(new, lambda: detect(os.environ))
             changes = await self._follow(config)
         except PenstockError as error:
             self._say(f"reload refused, nothing has changed: {error.message}")

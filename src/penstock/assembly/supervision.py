@@ -18,6 +18,7 @@ from penstock.policy.restart import RestartLimits
 from penstock.store.home import Home
 from penstock.store.keys import KeyStore, KeyTerms, read_admin_key
 from penstock.store.runtime import Holder, Lock, Registry
+from penstock.supervisor.fit import check_fit
 from penstock.supervisor.keeper import Keeper, Surroundings
 from penstock.supervisor.loop import ModelKeepers, Supervisor
 from penstock.supervisor.parts import (
@@ -28,6 +29,7 @@ from penstock.supervisor.parts import (
 )
 from penstock.supervisor.ports import settled
 from penstock.supervisor.preflight import check_addresses, check_models
+from penstock.telemetry.gpu import detect
 
 REPLICA_LIMITS = RestartLimits()
 GATEWAY_LIMITS = RestartLimits(failed_starts_max=1)  # what stops it from starting is no accident
@@ -76,6 +78,7 @@ class Session:
         """
         gateway = self._config.gateway
         check_models(self._config.models, SPECS)
+        check_fit(self._config.models, lambda: detect(os.environ))
         self._home.prepare()
         with ExitStack() as stack:
             stack.enter_context(self._lock(self._holder(gateway.listen)))
@@ -122,6 +125,7 @@ class Session:
     def run_model(self, model: ModelConfig, out: Callable[[str], None]) -> int:
         """Runs the replicas of `model` alone; `out` gets a line for each. Returns the exit code."""
         check_models([model], SPECS)
+        check_fit([model], lambda: detect(os.environ))
         self._home.prepare()
         with self._engine_locks([model]):
             models = self._model_keepers([model])

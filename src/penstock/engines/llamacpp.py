@@ -80,8 +80,22 @@ def _file_mistakes(path: Path) -> list[str]:
     except OSError as error:
         return [f"source: {path} can't be read: {str(error.strerror).lower()}"]
     if magic == MAGIC:
-        return []
+        return _damage(path)
     return [f"source: {path} is not a GGUF file (it begins with {magic!r}); convert the model to GGUF first"]
+
+
+def _damage(path: Path) -> list[str]:
+    """What is missing of a GGUF file; nothing where it is whole, or newer than what is known here."""
+    from penstock.engines.model_files import read_gguf_header  # which every engine but this one does without
+    from penstock.planner.shapes import DamagedError, PlanError
+
+    try:
+        read_gguf_header(path)
+    except DamagedError as error:
+        return [f"source: {error.message}; {error.hint}"]
+    except PlanError:
+        return []
+    return []
 
 
 def _arg_mistakes(args: Mapping[str, object]) -> list[str]:
