@@ -21,6 +21,7 @@ from tests.e2e.processes import (
     sim_engine,
     wait_until,
 )
+from tests.e2e.scripted import scripted_engine
 
 Pair = tuple[Gateway, Sim, Sim]
 
@@ -358,3 +359,34 @@ def test_a_stream_in_odd_pieces_says_the_same_as_a_smooth_one(front: Gateway, fa
 
 def text_of(events: list[str]) -> str:
     return "".join(json.loads(event)["choices"][0]["delta"].get("content") or "" for event in events[:-1])
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (b"200 OK", b'{"choices":[{"index":0,"message":{"role":"assistant","content":"the answer"}}]}'),
+        (b"400 Bad Request", b'{"error":{"message":"too long","type":"x","code":400}}'),
+    ],
+)
+def test_a_plain_answer_where_a_stream_was_asked_for_has_no_comments_in_it(
+    folder: Path, status: bytes, body: bytes
+) -> None:
+    quiet_s = 0.4  # several times as long as silence may last
+
+    def script(sock: socket.socket, _number: int) -> None:
+        head = b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+        sock.sendall(head % (status, len(body)) + body[:10])
+        time.sleep(quiet_s)
+        sock.sendall(body[10:])
+
+    config = '[gateway]\ncomment_every = "100ms"\n'
+    with (
+        scripted_engine(script) as engine,
+        ready_gateway(
+            folder, config + f'[[models]]\nname = "m"\nengine = "remote"\nsource = "{engine.url}"\n'
+        ) as front,
+    ):
+        reply = front.request("POST", "/v1/chat/completions", chat(stream=True))
+
+    assert (reply.status, reply.body) == (int(status[:3]), body)
+    assert reply.headers["content-type"] == "application/json"

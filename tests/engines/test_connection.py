@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.core.errors import EngineError
+from penstock.engines.alarm import Alarm
 from penstock.engines.connection import HEAD_BYTES_MAX, EngineConnection
 from penstock.engines.exchange import (
     UNREAD_BYTES_MAX,
@@ -79,6 +80,23 @@ async def error_of(exchange: Exchange) -> EngineError:
     with pytest.raises(EngineError) as caught:
         await exchange.end()
     return caught.value
+
+
+def test_an_exchange_that_is_over_does_not_move_the_alarm_of_the_next(run: Any) -> None:
+    async def scene() -> None:
+        loop = asyncio.get_running_loop()
+        line = Line()
+        alarm = Alarm(loop)
+        over = Exchange(line.connection, PLENTY, loop, alarm)
+        over.on_head(200, [])
+        over.on_complete()
+        short = PhaseTimeouts(connect_s=1.0, first_byte_s=0.02, stall_s=1.0, total_s=1.0)
+        following = Exchange(line.connection, short, loop, alarm)
+        over.expect_first_token()
+
+        assert (await error_of(following)).code == "first_token_timeout"
+
+    run(scene())
 
 
 EVENTS = [b"data: %d%b\n\n" % (n, b"x" * n) for n in range(60)]

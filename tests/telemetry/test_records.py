@@ -14,10 +14,12 @@ class Kept:
     def __init__(self) -> None:
         self.first: list[list[str]] = []
         self.second: list[list[str]] = []
+        self.bugs: list[tuple[str, BaseException]] = []
         self.timers: list[tuple[float, Callable[[], None]]] = []
         self.records = Records(
             (self._into(self.first), self._into(self.second)),
             lambda after_s, call: self.timers.append((after_s, call)),
+            lambda where, error: self.bugs.append((where, error)),
         )
 
     def add(self, *ids: str) -> None:

@@ -50,7 +50,8 @@ from penstock.telemetry.together import together
 
 # How often a worker tells the others of itself.
 POST_EVERY_S = 0.5
-# How long the thread that keeps the ledger may hold up the loop; Python's own 5 ms are a quarter of a token's gap.
+# How long another thread may hold up the loop: one that reads what other workers say, or resolves a name. Python's
+# own 5 ms are a quarter of the time between two tokens.
 SWITCH_INTERVAL_S = 0.0005
 TEND_EVERY_S = 1.0
 
@@ -116,6 +117,7 @@ class _Gateway:
         self._records = Records(
             (self._metrics.observe, RequestLog(self._log, config.log.format).write),
             asyncio.get_running_loop().call_later,
+            self._on_bug,
         )
         self._board = Board(home.workers, worker.number)
         self._overview = self._look()

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 # Nobody waits for it: `penstock usage` looks at the journal itself.
 KEEP_LEDGER_EVERY_S = 15.0
+# Also where nothing new came: files grow too old to be kept.
+KEEP_LEDGER_AT_LEAST_EVERY_S = 3600.0
 SEED_WITHIN_S = 30.0
 ANSWER_PATIENCE_S = 0.25  # an answer is larger than a limit
 
@@ -51,7 +53,8 @@ class Stores:
             on_problem=self._on_problem,
             on_recovered=lambda kept: log.info("journal works again", kept_lines=kept),
         )
-        self._task = Task(str(home.ledger), str(home.journal), config.usage.journal_keep_s)
+        self._home = home
+        self._task = Task(config.usage.journal_keep_s)
         self._damage = (0, 0)
 
     async def start(self) -> None:
@@ -70,12 +73,14 @@ class Stores:
 
     async def keep_ledger(self) -> None:
         """Brings the journal into the ledger: whichever worker comes first does it for all."""
-        begun = self.journal.begun  # what was there before is in it since `start`
+        taken, taken_s = self.journal.lines, time.monotonic()  # what was there before is in it since `start`
         while True:
             await asyncio.sleep(KEEP_LEDGER_EVERY_S)
-            if begun != self.journal.begun:
-                begun = self.journal.begun
-                self._tell(await keep(self._task))
+            lines, now_s = self.journal.lines, time.monotonic()
+            if lines != taken or now_s - taken_s > KEEP_LEDGER_AT_LEAST_EVERY_S:
+                kept = await self._keep(self._task)
+                if kept.whole:
+                    taken, taken_s = lines, now_s
 
     def on_answers(self, works: bool, why: str) -> None:
         """Tells whether answers for idempotency keys can be kept."""
@@ -144,8 +149,7 @@ class Stores:
 
     async def _seed_spend(self) -> None:
         """Serving does not wait for accounts to be mended."""
-        kept = await keep(msgspec.structs.replace(self._task, wait_s=SEED_WITHIN_S))
-        self._tell(kept)
+        kept = await self._keep(msgspec.structs.replace(self._task, wait_s=SEED_WITHIN_S))
         counted_as = {key.id: key.counted_as for key in self._keys.valid()}
         subjects = {f"tenant:{name}": spent for name, spent in kept.tenants.items()}
         for key_id, spent in kept.keys.items():
@@ -155,10 +159,12 @@ class Stores:
         for subject, (day_usd, month_usd) in subjects.items():
             await self.limits.seed_spend(subject, day_usd, month_usd)
 
-    def _tell(self, kept: Kept) -> None:
+    async def _keep(self, task: Task) -> Kept:
+        kept = await keep(self._home.ledger, self._home.journal, task)
         for problem in kept.problems:
             self._log.error(problem.message, hint=problem.hint)
-        damage = (kept.torn, kept.unreadable)
+        damage = (kept.torn, kept.unreadable) if kept.whole or kept.unreadable else self._damage
         if any(damage) and damage != self._damage:
             self._log.warning("damaged lines in the journal", torn=kept.torn, unreadable=kept.unreadable)
         self._damage = damage
+        return kept

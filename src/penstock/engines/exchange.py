@@ -243,7 +243,8 @@ class Exchange:
     def expect_first_token(self) -> None:
         """What has come so far was no token: the limit on the first one goes on, not the one on stalls."""
         self.body_begun = False
-        self._alarm.set(self._due()[0])
+        if not self.complete and self._error is None:  # else the alarm may be another's already
+            self._alarm.set(self._due()[0])
 
     @property
     def sent_s(self) -> float:

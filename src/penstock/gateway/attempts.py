@@ -155,6 +155,8 @@ class Attempts:
             return self._stream_relay(call, exchange, delivered)
         if responder.started:  # by comments of an earlier attempt: another status can't be told any more
             raise _answered_too_late(exchange.status)
+        if call.comments is not None:
+            call.comments.hush()
         headers = headers_to_client(exchange.headers, record.request_id) + call.reply_headers
         if exchange.status >= 400:
             record.fault = Fault.ENGINE if exchange.status >= 500 else Fault.CLIENT

@@ -115,7 +115,7 @@ class Continuations:
         except ValueError:
             raise error from None
         while True:
-            answer = delivered.answer()
+            answer = _answer(delivered, error)
             limit = self._limit(call, asked)
             greedy = is_greedy(asked) and not isinstance(error, AnswerDivergedError)
             rest = _rest(answer, cuts_back=greedy)
@@ -201,8 +201,8 @@ class Continuations:
         if rest.counted or not rest.text or manner.tokenizer is None:
             return rest
         tokens = await tokens_of(self._trials.client, replica, manner.tokenizer, rest.text)
-        if tokens is None:
-            return rest
+        if tokens is None:  # asked once: a client waits
+            return replace(rest, counted=True)
         if not rest.joined and tokens <= rest.tokens + 1:
             tokens = rest.tokens
         return replace(rest, tokens=tokens, counted=True)
@@ -232,6 +232,13 @@ async def _streams(call: Call, trial: Trial, body: bytes) -> bool:
         if not streams:
             trial.close()
     return streams
+
+
+def _answer(delivered: Delivered, error: EngineError) -> Answer:
+    try:
+        return delivered.answer()
+    except ValueError:  # the engine sent texts that are none
+        raise error from None
 
 
 def _rest(answer: Answer, *, cuts_back: bool) -> _Rest:

@@ -438,6 +438,7 @@ class GatewayProtocol(asyncio.Protocol):
         if (
             isinstance(newest, RequestResponseCycle)
             and newest is self._answering
+            and newest.more_body
             and not newest.response_started
         ):
             newest.disconnected = True  # what it would answer is not sent

@@ -374,9 +374,13 @@ class Comments:
         self._timer = self._loop.call_later(every_s, self._due)
         self.last_s = clock()  # when something was written
 
+    def hush(self) -> None:
+        """Sends nothing until somebody has a way to: what comes is no stream."""
+        self.write = _leave_it
+
     def stop(self) -> None:
         """Watches no longer."""
-        self.write = _leave_it  # it refers to what refers to us: not left to the garbage collector
+        self.hush()  # it refers to what refers to us: not left to the garbage collector
         self._timer.cancel()
 
     def _due(self) -> None:

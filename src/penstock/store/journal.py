@@ -110,6 +110,7 @@ class Journal:
         self._segment_bytes = self._full_bytes = segment_bytes
         self._kept_max = kept_max
         self._boot = secrets.token_hex(8)
+        self._numbers = count(1)
         self._segment_numbers = count(1)
         self._segment: _Segment | None = None
         self._held: set[_Segment] = set()
@@ -117,7 +118,7 @@ class Journal:
         self._dropping = False
         self.failing = False
         self.dropped = 0
-        self.begun = 0
+        self.lines = 0  # written
 
     @property
     def kept(self) -> int:
@@ -134,8 +135,7 @@ class Journal:
         Raises:
             JournalError: it can't be written, and `on_failure` is `refuse`.
         """
-        self.begun += 1
-        entry = Entry(f"{self._boot}-{self.begun:08x}", _count(reserved_tokens) or 0)
+        entry = Entry(f"{self._boot}-{next(self._numbers):08x}", _count(reserved_tokens) or 0)
         line = Begin(
             entry.id,
             record.request_id,
@@ -302,6 +302,7 @@ class Journal:
                 raise
         finally:
             segment.size_bytes += written
+        self.lines += 1
         if self._syncs:
             self._sync(segment)
         if self.failing:

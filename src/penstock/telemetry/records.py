@@ -20,17 +20,20 @@ class Records:
     """Collects records, each of which must not change any more.
 
     Args:
-        takers: are given the records in their order, and raise nothing.
+        takers: are given the records in their order.
         later: calls a function after a number of seconds.
+        on_bug: takes what a taker raises; the others get the records all the same.
     """
 
     def __init__(
         self,
         takers: Sequence[Callable[[Sequence[RequestRecord]], None]],
         later: Callable[[float, Callable[[], None]], object],
+        on_bug: Callable[[str, BaseException], None],
     ) -> None:
         self._takers = takers
         self._later = later
+        self._on_bug = on_bug
         self._records: list[RequestRecord] = []
 
     def add(self, record: RequestRecord) -> None:
@@ -47,4 +50,7 @@ class Records:
         if self._records:
             records, self._records = self._records, []
             for take in self._takers:
-                take(records)
+                try:
+                    take(records)
+                except Exception as error:
+                    self._on_bug("records", error)
