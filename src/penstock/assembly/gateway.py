@@ -16,7 +16,7 @@ from prometheus_client import disable_created_metrics
 from penstock.assembly.gateway_reload import GatewayReload
 from penstock.assembly.known_replicas import KnownReplicas
 from penstock.assembly.stores import Stores
-from penstock.assembly.workers import Worker
+from penstock.assembly.worker import Worker
 from penstock.core.config import Config
 from penstock.core.config_sources import Loaded
 from penstock.core.errors import PenstockError

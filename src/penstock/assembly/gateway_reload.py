@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Callable
 
-from penstock.assembly.workers import Worker
+from penstock.assembly.worker import Worker
 from penstock.core.config_sources import Loaded
 from penstock.core.errors import ClientError, PenstockError
 from penstock.gateway.settings import Settings

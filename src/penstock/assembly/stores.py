@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from penstock.assembly.workers import Worker
+from penstock.assembly.worker import Worker
 from penstock.core.config import Config
 from penstock.core.errors import PenstockError
 from penstock.store.answers import AnswerStore

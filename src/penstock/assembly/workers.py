@@ -13,10 +13,9 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 
+from penstock.assembly.worker import WORKER_VARIABLE, WORKERS_VARIABLE
 from penstock.core.config import GatewayConfig
-from penstock.core.config_sources import INTERNAL_PREFIX
 from penstock.engines.client import EngineClient
 from penstock.policy.restart import RestartLimits
 from penstock.store.home import Home
@@ -25,22 +24,7 @@ from penstock.supervisor.keeper import Keeper, Surroundings
 from penstock.supervisor.parts import GatewayPart
 from penstock.supervisor.ports import settled
 
-WORKER_VARIABLE = f"{INTERNAL_PREFIX}WORKER"
-WORKERS_VARIABLE = f"{INTERNAL_PREFIX}WORKERS"
 LIMITS = RestartLimits(failed_starts_max=1)  # what stops a worker from starting is no accident
-
-
-@dataclass(frozen=True, slots=True)
-class Worker:
-    """Which worker of a gateway this process is: `number` of `count`."""
-
-    number: int = 0
-    count: int = 1
-
-    @classmethod
-    def of(cls, environ: Mapping[str, str]) -> Worker:
-        """The worker that the parent's variables name; the only one where there are none."""
-        return cls(int(environ.get(WORKER_VARIABLE, "0")), int(environ.get(WORKERS_VARIABLE, "1")))
 
 
 def run_workers(

@@ -22,13 +22,15 @@ def register(app: typer.Typer) -> None:
 
 def gateway(context: typer.Context) -> None:
     """Runs it until it is drained."""
-    from penstock.assembly.workers import WORKER_VARIABLE, Worker, run_workers
+    from penstock.assembly.worker import WORKER_VARIABLE, Worker
 
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload that comes before there is anything to reload
     here = invocation(context)
     loaded = here.load()
     here.home.prepare()
     if loaded.config.gateway.workers > 1 and WORKER_VARIABLE not in here.environ:
+        from penstock.assembly.workers import run_workers
+
         raise typer.Exit(run_workers(loaded.config.gateway, here.home, here.options, here.environ, say))
     from penstock.assembly.gateway import run_gateway  # this is where the web framework is loaded
 

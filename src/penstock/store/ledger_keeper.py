@@ -9,7 +9,6 @@ Run as `python -m penstock.store.ledger_keeper LEDGER JOURNAL '{"keep_s": ...}'`
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
 import signal
 import sys
@@ -125,6 +124,8 @@ def main() -> None:
     ledger, journal, told = sys.argv[1:]
     task = msgspec.json.decode(told, type=Task)
     if sys.platform == "linux":
+        import ctypes  # half a megabyte that the gateway has no use for
+
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if task.parent and os.getppid() != task.parent:
         return
