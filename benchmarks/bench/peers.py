@@ -126,8 +126,10 @@ class GuideLlm(Tool):
         )
 
     def elsewhere(self, out: Path) -> float | None:
-        told = self._metrics(out)["request_scheduled_latency"]["successful"]
-        return float(told["mean"]) * 1000
+        told = self._metrics(out)["request_scheduled_latency"]
+        return (
+            float(told["successful"]["mean"]) * 1000 if told is not None else None
+        )  # a closed loop has none
 
     def _metrics(self, out: Path) -> Any:
         return json.loads((out / "told.json").read_text())["benchmarks"][0]["metrics"]
