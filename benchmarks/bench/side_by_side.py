@@ -253,6 +253,7 @@ def main() -> None:
         sitting = Sitting(cache_folder(), Path(scratch), arguments.patience, arguments.tries)
         for name in names:
             all_results.append(sitting.all_of(tools[name], arguments.quick))
+            all_results.sort(key=lambda results: list(tools).index(results.name.split()[0]))
             shown = written(all_results, arguments.out)  # after each tool: a sitting is long
     print(shown)
 
