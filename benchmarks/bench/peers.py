@@ -54,6 +54,7 @@ class Tool(ABC):
     locks: Path = LOCKS
     remark: str = ""  # of its mapping
     caps_open_loops = True
+    hub_offline = True
 
     def version(self) -> str:
         """Which one it is."""
@@ -125,8 +126,10 @@ class GuideLlm(Tool):
         )
 
     def elsewhere(self, out: Path) -> float | None:
-        told = self._metrics(out)["request_scheduled_latency"]["successful"]
-        return float(told["mean"]) * 1000
+        told = self._metrics(out)["request_scheduled_latency"]
+        return (
+            float(told["successful"]["mean"]) * 1000 if told is not None else None
+        )  # a closed loop has none
 
     def _metrics(self, out: Path) -> Any:
         return json.loads((out / "told.json").read_text())["benchmarks"][0]["metrics"]
@@ -137,6 +140,7 @@ class AiPerf(Tool):
 
     name = "aiperf"
     package = Package("aiperf", "aiperf", options=WITHOUT_DEPENDENCIES)
+    hub_offline = False  # told to stay offline, it takes a folder for the name of a repository
     remark = "the gap is its `ICL`, the decode time its `ITL`; it has no TPOT; it counts tokens by its own tokenizer"
 
     def argv(self, load: Load, place: Place) -> list[str]:
@@ -159,10 +163,6 @@ class AiPerf(Tool):
             mode = "poisson" if load.poisson else "constant"
             argv += ["--request-rate", f"{load.rate_per_s:g}", "--request-rate-mode", mode]
         return argv
-
-    def env(self) -> Mapping[str, str]:
-        # Told to stay offline, it takes a folder for the name of a repository.
-        return {"HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0"}
 
     def read(self, out: Path) -> Told:
         told = json.loads((out / "profile_export_aiperf.json").read_text())

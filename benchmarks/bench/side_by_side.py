@@ -37,6 +37,8 @@ TRUTH_TIMEOUT_S = 10.0
 # Of the loads that cost is told of: the least of so many runs, as noise only adds.
 COST_RUNS = 2
 SAID = "said.txt"
+OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+NOT_INHERITED = frozenset((*OFFLINE, "PYTHONPATH"))
 
 CLOSED = tuple(
     Load(case) for case in ("base", "role", "lumps", "reasoning", "tail", "refused", "reset", "no-usage")
@@ -151,13 +153,10 @@ class Sitting:
         return run, arrivals
 
     def _metered(self, tool: Tool, argv: Sequence[str], out: Path) -> Run:
-        env = {
-            **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
-            "HF_HUB_OFFLINE": "1",
-            "TRANSFORMERS_OFFLINE": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            **tool.env(),
-        }
+        kept = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
+        env = {**kept, "HF_HUB_DISABLE_TELEMETRY": "1", **tool.env()}
+        if tool.hub_offline:
+            env |= dict.fromkeys(OFFLINE, "1")
         report, log = self._scratch / "used.json", self._scratch / SAID
         report.unlink(missing_ok=True)
         wrapped = (sys.executable, metered.__file__, str(report), *argv)
@@ -254,6 +253,7 @@ def main() -> None:
         sitting = Sitting(cache_folder(), Path(scratch), arguments.patience, arguments.tries)
         for name in names:
             all_results.append(sitting.all_of(tools[name], arguments.quick))
+            all_results.sort(key=lambda results: list(tools).index(results.name.split()[0]))
             shown = written(all_results, arguments.out)  # after each tool: a sitting is long
     print(shown)
 
