@@ -366,9 +366,13 @@ def test_a_tokenizer_of_another_model_is_noticed() -> None:
     )
 
 
-def test_without_usage_nobody_can_count() -> None:
+def test_without_usage_lengths_are_guesses_unless_counting_was_asked_for() -> None:
+    calibration = of(silent)
+
+    assert not calibration.known
+    assert "could not be checked" in calibration.notes[0]
     with pytest.raises(CalibrationError, match="tells no usage"):
-        of(silent)
+        of(silent, counting=Counting.USAGE)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from penstock.bench.workloads.tokenizers import (
     Counter,
     LlamaCppCounter,
     LocalTexts,
+    NoUsageError,
     Server,
     ServersTexts,
     TemplatedCounter,
@@ -87,15 +88,30 @@ async def calibrate(
     if counting is Counting.OFF:
         return Calibration(chat=server.chat)
     source, counter = await _counter(server, counting, tokenizer)
+    try:
+        made = await _counted(server, source, counter, sessions)
+    except NoUsageError:
+        if counting is not Counting.AUTO:
+            raise
+        made = Calibration(chat=server.chat)  # nobody counts: lengths are guesses, and said to be
+    made = await _checked(server, made, ask_ignore_eos)
+    return msgspec.structs.replace(made, requests=server.requests)
+
+
+async def _counted(server: Server, source: Source, counter: Counter, sessions: bool) -> Calibration:
+    """What the counter tells of texts.
+
+    Raises:
+        NoUsageError: it counts by a usage that the server does not tell.
+        CalibrationError: it can't count.
+    """
     made = Calibration(source=source, chat=server.chat)
     made = msgspec.structs.replace(made, context_tokens=await _context(server, counter))
     made = await _with_words(counter, made)
     if sessions:
         added = await counter.count([ANCHOR, ANCHOR, ANCHOR]) - made.base_tokens
         made = msgspec.structs.replace(made, turn_tokens=added)
-    made = await _tried(counter, made, sessions)
-    made = await _checked(server, made, ask_ignore_eos)
-    return msgspec.structs.replace(made, requests=server.requests)
+    return await _tried(counter, made, sessions)
 
 
 async def _counter(server: Server, counting: Counting, tokenizer: Path | None) -> tuple[Source, Counter]:

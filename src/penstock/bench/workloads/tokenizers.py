@@ -128,6 +128,10 @@ def whole(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
+class NoUsageError(CalibrationError):
+    """The server answers, and does not tell of tokens."""
+
+
 class UsageCounter:
     """Counts by requests for one token, of which the server tells the usage."""
 
@@ -141,7 +145,7 @@ class UsageCounter:
             raise self._server.refusal(reply, "a request before the run failed")
         tokens = usage_tokens(reply)
         if tokens is None:
-            raise CalibrationError(
+            raise NoUsageError(
                 "the server tells no usage, so nobody knows how long prompts are",
                 hint="give a tokenizer.json, or leave the tokens uncounted",
             )
