@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +18,16 @@ from rich.console import Console
 from penstock.bench.options import Options
 from penstock.cli.bench_view import View
 from penstock.cli.loading import Invocation, invocation
-from penstock.cli.terminal import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, UsageError, complain, out, say
+from penstock.cli.terminal import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_USAGE,
+    UsageError,
+    complain,
+    out,
+    say,
+)
 from penstock.core.errors import PenstockError
 
 EXIT_UNREACHABLE = 3
@@ -42,6 +52,9 @@ _USAGE = frozenset(
     }
     | {"metrics_source", "gpu_log", "invalid_configuration"}
 )
+
+# A key that is left behind, because the command was killed, opens nothing for long.
+OWN_KEY_LIFE_S = 86_400.0
 
 _Result = TypeVar("_Result")
 
@@ -71,10 +84,12 @@ class Session:
 
     Args:
         given: the values of all of its options.
+        at_end: what is to be given back when the command is over.
     """
 
     here: Invocation
     given: dict[str, Any]
+    at_end: ExitStack
 
     @property
     def printing(self) -> PrintOptions:
@@ -89,7 +104,7 @@ class Session:
         if options.api_key:
             say("warning: a key on the command line can be read by everybody on this machine")
             say("hint: put it into PENSTOCK_BENCH_API_KEY, or a file for --key-file")
-        return options if options.url else _at_home(self.here, options)
+        return options if options.url else _at_home(self.here, options, self.at_end)
 
     def run(self, make: Callable[[View, asyncio.Event], Awaitable[_Result]]) -> _Result:
         """What `make` comes to; Ctrl-C ends its load early, a second one ends it at once."""
@@ -134,20 +149,23 @@ def command(act: Callable[[Session], int]) -> Callable[..., None]:
     """A command that ends with the code that `act` returns, or with that of its error."""
 
     def invoked(context: typer.Context, **given: Any) -> None:
-        session = Session(invocation(context), given)
         try:
-            if session.printing.define:
-                from penstock.bench.analysis.definitions import define
-
-                out(define(session.printing.define))
-                return
-            if session.printing.json and session.printing.markdown:
-                raise UsageError("--json and --markdown: standard output has room for one of them")
-            code = act(session)
+            with ExitStack() as at_end:
+                code = ended(Session(invocation(context), given, at_end))
         except PenstockError as error:
             complain(error)
             raise typer.Exit(code_of(error)) from None
         raise typer.Exit(code)
+
+    def ended(session: Session) -> int:
+        if session.printing.define:
+            from penstock.bench.analysis.definitions import define
+
+            out(define(session.printing.define))
+            return EXIT_OK
+        if session.printing.json and session.printing.markdown:
+            raise UsageError("--json and --markdown: standard output has room for one of them")
+        return act(session)
 
     return invoked
 
@@ -195,7 +213,7 @@ async def _stoppable(make: Callable[[View, asyncio.Event], Awaitable[_Result]], 
         view.end()
 
 
-def _at_home(here: Invocation, options: Options) -> Options:
+def _at_home(here: Invocation, options: Options, at_end: ExitStack) -> Options:
     """The options for the gateway that runs here, with its key, its metrics and its engines'."""
     from penstock.store.runtime import Registry, lock_holder
 
@@ -215,7 +233,7 @@ def _at_home(here: Invocation, options: Options) -> Options:
         gateway_metrics=options.gateway_metrics
         or (() if options.no_metrics or not holder.admin else (f"{holder.admin}/metrics",)),
     )
-    return found if _has_key(found) else _with_own_key(here, found)
+    return found if _has_key(found) else _with_own_key(here, found, at_end)
 
 
 def _has_key(options: Options) -> bool:
@@ -224,7 +242,15 @@ def _has_key(options: Options) -> bool:
     return bool(key_of(options, os.environ))
 
 
-def _with_own_key(here: Invocation, options: Options) -> Options:
-    """With the first key of the configuration, where it has some."""
+def _with_own_key(here: Invocation, options: Options, at_end: ExitStack) -> Options:
+    """With the first key of the configuration; where it has none, with one for this command alone."""
+    from penstock.store.keys import LOOK_EVERY_S, KeyStore, KeyTerms
+
     keys = here.load(quiet=True).config.gateway.api_keys
-    return replace(options, api_key=keys[0].get_secret_value()) if keys else options
+    if keys:
+        return replace(options, api_key=keys[0].get_secret_value())
+    store = KeyStore(here.home.keys, time.time)
+    key, secret = store.create(KeyTerms("penstock bench", expires_at=time.time() + OWN_KEY_LIFE_S))
+    at_end.callback(store.discard, key.id)
+    time.sleep(LOOK_EVERY_S)  # gateways look so often which keys there are
+    return replace(options, api_key=secret)
