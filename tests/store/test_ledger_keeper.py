@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -91,15 +92,29 @@ def test_it_ends_where_it_is_no_longer_wanted(home: Home) -> None:
     async def scene() -> None:
         with LedgerFile(home.ledger, lambda: NOON).alone(0.0):
             keeping = asyncio.create_task(keep(home.ledger, home.journal, Task(wait_s=30.0)))
-            while not psutil.Process().children():
+            while not (children := keepers_of(psutil.Process())):
                 await asyncio.sleep(0.01)
-            (child,) = psutil.Process().children()
             keeping.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await keeping
-        assert not child.is_running()
+        assert not any(child.is_running() for child in children)
 
     asyncio.run(scene())
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_a_start_that_is_cancelled_leaves_nothing(home: Home, turns: int) -> None:
+    async def scene() -> None:
+        keeping = asyncio.create_task(keep(home.ledger, home.journal, Task()))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        keeping.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await keeping
+
+    asyncio.run(scene())
+
+    assert keepers_of(psutil.Process()) == []
 
 
 def test_it_does_not_outlive_who_asked_for_it(home: Home) -> None:
@@ -110,14 +125,21 @@ def test_it_does_not_outlive_who_asked_for_it(home: Home) -> None:
     )
     with LedgerFile(home.ledger, lambda: NOON).alone(0.0):
         asking = subprocess.Popen([sys.executable, "-c", code, str(home.ledger), str(home.journal)])
-        while not (children := psutil.Process(asking.pid).children()):
-            assert asking.poll() is None
-        child = children[0]
-        while "ledger_keeper" not in " ".join(child.cmdline()):
+        while not (children := keepers_of(psutil.Process(asking.pid))):
             assert asking.poll() is None
         os.kill(asking.pid, signal.SIGKILL)
         asking.wait()
-        gone, alive = psutil.wait_procs([child], timeout=10.0)
+        gone, alive = psutil.wait_procs(children, timeout=10.0)
 
     assert alive == []
-    assert gone == [child]
+    assert gone == children
+
+
+def keepers_of(parent: psutil.Process) -> list[psutil.Process]:
+    """Those of its children that keep a ledger."""
+    found = []
+    for child in parent.children():
+        with suppress(psutil.NoSuchProcess):
+            if "ledger_keeper" in " ".join(child.cmdline()):
+                found.append(child)
+    return found

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import time
+from asyncio.subprocess import Process
 from contextlib import suppress
 from pathlib import Path
 
@@ -72,26 +73,40 @@ async def keep(ledger: Path, journal: Path, task: Task) -> Kept:
     """Has the journal taken into the ledger; the process that does it is ended where this is cancelled."""
     told = msgspec.json.encode(msgspec.structs.replace(task, parent=os.getpid())).decode()
     command = (sys.executable, "-P", "-m", __name__, str(ledger), str(journal), told)
-    pipe = asyncio.subprocess.PIPE
     try:
-        # in a session of its own: a Ctrl-C is for the gateway, which drains and comes to its own end
-        process = await asyncio.create_subprocess_exec(
-            *command, stdout=pipe, stderr=pipe, start_new_session=True
-        )
+        process = await _started(command)
     except OSError as error:
         return _failed(f"no process could be started: {error}")
     try:
         said, complaint = await process.communicate()
     except BaseException:
-        with suppress(ProcessLookupError):
-            process.kill()  # a transaction that is cut is none
-        await process.wait()
+        await _ended(process)
         raise
     try:
         return msgspec.json.decode(said, type=Kept)
     except msgspec.DecodeError:
         last_words = complaint.decode(errors="replace").strip().rpartition("\n")[2]
         return _failed(f"its process ended with {process.returncode}: {last_words or 'no word'}")
+
+
+async def _started(command: tuple[str, ...]) -> Process:
+    """The process. asyncio's own start, where it is cancelled, may wait for ever for what it has half made."""
+    pipe = asyncio.subprocess.PIPE
+    # in a session of its own: a Ctrl-C is for the gateway, which drains and comes to its own end
+    start = asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe, start_new_session=True)
+    starting = asyncio.ensure_future(start)
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        with suppress(OSError):
+            await _ended(await starting)
+        raise
+
+
+async def _ended(process: Process) -> None:
+    with suppress(ProcessLookupError):
+        process.kill()  # a transaction that is cut is none
+    await process.wait()
 
 
 def _failed(why: str) -> Kept:
