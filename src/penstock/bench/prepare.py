@@ -9,6 +9,7 @@ from penstock.bench.beside import figures
 from penstock.bench.beside.pages import Source, SourceKind
 from penstock.bench.load.endpoint import Endpoint
 from penstock.bench.load.reaching import hosts_of, models_of
+from penstock.bench.report.folder import make_folder
 from penstock.bench.settings import Settings, SettingsError
 from penstock.bench.watch import Watch
 from penstock.bench.workloads.calibrate import calibrate
@@ -63,6 +64,22 @@ async def prepare(settings: Settings, watch: Watch) -> Prepared:
     finally:
         client.close()
     return Prepared(model, calibration, tuple(sources))
+
+
+async def prepare_several(settings: Settings, watch: Watch) -> Prepared:
+    """Makes the folder of several runs on one server, where one is wanted, and looks at the server.
+
+    Raises:
+        PenstockError: as `make_folder` and `prepare`; no folder is left then.
+    """
+    if settings.output is not None:
+        make_folder(settings.output)
+    try:
+        return await prepare(settings, watch)
+    except BaseException:
+        if settings.output is not None:
+            settings.output.rmdir()
+        raise
 
 
 def _model(settings: Settings, served: tuple[str, ...]) -> str:

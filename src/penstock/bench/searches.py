@@ -18,9 +18,8 @@ from penstock.bench.analysis.search import (
     outcome,
     requests_needed,
 )
-from penstock.bench.prepare import Prepared, prepare
+from penstock.bench.prepare import Prepared, prepare_several
 from penstock.bench.report.finished import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NOT_GOOD_ENOUGH
-from penstock.bench.report.folder import make_folder
 from penstock.bench.runner import measure
 from penstock.bench.settings import Settings, SettingsError
 from penstock.bench.watch import Watch
@@ -98,14 +97,7 @@ async def search(settings: Settings, how: SearchSettings, watch: Watch, stop: as
     """
     if settings.slo is None:
         raise SettingsError("slo: a search needs limits to meet", hint="add --slo ttft=500ms,tpot=50ms")
-    if settings.output is not None:
-        make_folder(settings.output)
-    try:
-        known = await prepare(settings, watch)
-    except BaseException:
-        if settings.output is not None:
-            settings.output.rmdir()
-        raise
+    known = await prepare_several(settings, watch)
     searched = Search(
         endpoint=settings.endpoint.url,
         model=known.model,

@@ -11,9 +11,8 @@ import msgspec
 
 from penstock.bench.analysis.result import Part, Verdict, VerdictKind
 from penstock.bench.beside.series import mean
-from penstock.bench.prepare import Prepared, prepare
+from penstock.bench.prepare import Prepared, prepare_several
 from penstock.bench.report.finished import EXIT_FAILED, EXIT_INTERRUPTED, Finished
-from penstock.bench.report.folder import make_folder
 from penstock.bench.runner import measure
 from penstock.bench.settings import Settings, SettingsError
 from penstock.bench.watch import Watch
@@ -141,14 +140,7 @@ async def sweep(
     plan = [(kind, load) for kind in settings.mix.kinds for load in loads]
     if not 1 <= len(plan) <= CELLS_MAX:
         raise SettingsError(f"a sweep of {len(plan)} runs; it should be 1 to {CELLS_MAX}")
-    if settings.output is not None:
-        make_folder(settings.output)
-    try:
-        known = await prepare(settings, watch)
-    except BaseException:
-        if settings.output is not None:
-            settings.output.rmdir()
-        raise
+    known = await prepare_several(settings, watch)
     swept = Sweep(
         endpoint=settings.endpoint.url,
         model=known.model,

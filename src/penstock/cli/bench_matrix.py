@@ -108,15 +108,13 @@ def sweep(session: Session) -> int:
         return await sweeps.sweep(settings, [load_of(each) for each in levels], view, stop)
 
     swept = session.run(make)
-    contents = {
-        "sweep.json": lambda: as_json(swept),
-        "report.md": lambda: report_sweep.sweep_markdown(swept).encode(),
-        "report.html": lambda: report_sweep.sweep_html(swept).encode(),
-    }
-    session.publish(
+    contents = _printed(
+        session,
+        "sweep.json",
+        data=lambda: as_json(swept),
         text=lambda: report_sweep.sweep_text(swept),
         markdown=lambda: report_sweep.sweep_markdown(swept),
-        data=lambda: as_json(swept),
+        html=lambda: report_sweep.sweep_html(swept),
     )
     return swept.exit_code if _written(settings, contents) else EXIT_FAILED
 
@@ -154,15 +152,13 @@ def search(session: Session) -> int:
         return await searches.search(settings, how, view, stop)
 
     found = session.run(make)
-    contents = {
-        "search.json": lambda: as_json(found),
-        "report.md": lambda: report_search.search_markdown(found).encode(),
-        "report.html": lambda: report_search.search_html(found).encode(),
-    }
-    session.publish(
+    contents = _printed(
+        session,
+        "search.json",
+        data=lambda: as_json(found),
         text=lambda: report_search.search_text(found),
         markdown=lambda: report_search.search_markdown(found),
-        data=lambda: as_json(found),
+        html=lambda: report_search.search_html(found),
     )
     return found.exit_code if _written(settings, contents) else EXIT_FAILED
 
@@ -185,15 +181,13 @@ def compare(session: Session) -> int:
         )
     else:
         compared = _compare_servers(session)
-    contents = {
-        "comparison.json": lambda: as_json(compared),
-        "report.md": lambda: report_compare.compare_markdown(compared).encode(),
-        "report.html": lambda: report_compare.compare_html(compared).encode(),
-    }
-    session.publish(
+    contents = _printed(
+        session,
+        "comparison.json",
+        data=lambda: as_json(compared),
         text=lambda: report_compare.compare_text(compared),
         markdown=lambda: report_compare.compare_markdown(compared),
-        data=lambda: as_json(compared),
+        html=lambda: report_compare.compare_html(compared),
     )
     output = Path(given["output"]) if given["output"] else None
     if output is not None and all(folders):
@@ -250,6 +244,24 @@ def _short(options: Options) -> Options:
     if options.requests is not None:
         return options
     return replace(options, duration=options.duration or DURATION, warmup=options.warmup or WARMUP)
+
+
+def _printed(
+    session: Session,
+    name: str,
+    *,
+    data: Callable[[], bytes],
+    text: Callable[[], str],
+    markdown: Callable[[], str],
+    html: Callable[[], str],
+) -> dict[str, Callable[[], bytes]]:
+    """Prints a result in the form that was asked for, and returns what makes its files: `name` is that of the data."""
+    session.publish(text=text, markdown=markdown, data=data)
+    return {
+        name: data,
+        "report.md": lambda: markdown().encode(),
+        "report.html": lambda: html().encode(),
+    }
 
 
 def _written(settings: Settings, contents: dict[str, Callable[[], bytes]]) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 from penstock.store.journal import SUFFIX
 from penstock.store.journal_line import LINE_BYTES_MAX, Line, decode_line, salvage_line
 
-# A millisecond or two of decoding: a gateway's thread that reads must not keep its loop waiting for longer.
+# Some hundred requests: one transaction of the ledger, which others wait for.
 CHUNK_BYTES = 256 * 1024
 
 

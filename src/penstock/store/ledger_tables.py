@@ -79,8 +79,7 @@ _SCHEMA = (
 )
 
 
-# The fields of a line, in their order, then the day; many rows at once, since between two statements the thread
-# that serves requests may have to wait.
+# The fields of a line, in their order, then the day; many rows at once, since each statement has a cost of its own.
 _COLUMNS = ("entry_id", *(name for name in End.__struct_fields__ if name != "entry"), "day")
 _ROWS_AT_ONCE = NAMES_AT_ONCE // len(_COLUMNS)
 _INSERT = f"INSERT INTO requests ({', '.join(_COLUMNS)}) VALUES "  # noqa: S608 - names of ours
