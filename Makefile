@@ -78,7 +78,7 @@ fmt: $(DEV)  ## format the code
 
 lock: $(UV)  ## pin dependencies anew; UPGRADE=--upgrade takes the newest versions
 	$(COMPILE) $(UPGRADE) -o requirements/runtime.txt pyproject.toml
-	$(COMPILE) $(UPGRADE) -o requirements/build.txt requirements/build.in
+	$(COMPILE) $(UPGRADE) -c requirements/runtime.txt -o requirements/build.txt requirements/build.in
 	$(COMPILE) $(UPGRADE) -o requirements/dev.txt requirements/dev.in
 
 clean:  ## remove .venv and what was built; .penstock stays

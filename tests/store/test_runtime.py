@@ -16,6 +16,8 @@ from penstock.store.runtime import (
     Drained,
     Holder,
     Lock,
+    PartReport,
+    PartReports,
     Registration,
     Registry,
     Reload,
@@ -214,3 +216,23 @@ def test_what_became_of_a_reload_is_read_back(tmp_path: Path) -> None:
 
     assert read_reload(path).changes == ("model b is new",)
     assert read_reload(tmp_path / "nothing").error
+
+
+def test_the_last_report_of_a_part_is_read_until_it_is_removed(tmp_path: Path) -> None:
+    reports = PartReports(tmp_path)
+    reports.write(PartReport("demo-0", "running", pid=7))
+    reports.write(PartReport("demo-0", "waiting", why="it ended", restarts=1))
+
+    assert reports.all() == (PartReport("demo-0", "waiting", why="it ended", restarts=1),)
+
+    reports.remove("demo-0")
+
+    assert reports.all() == ()
+
+
+def test_a_torn_report_is_passed_over(tmp_path: Path) -> None:
+    reports = PartReports(tmp_path)
+    reports.write(PartReport("demo-0", "running"))
+    (tmp_path / "torn.json").write_bytes(b'{"name": "to')
+
+    assert [report.name for report in reports.all()] == ["demo-0"]

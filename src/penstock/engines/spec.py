@@ -22,19 +22,37 @@ VLLM_MANNER = Manner(
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """A process to start, as data: `argv`, and `env` to lay over the environment of the caller."""
+    """A process to start, as data.
+
+    Args:
+        argv: its command.
+        env: laid over the environment of the caller.
+        cleanup: a command that ends what the process may leave behind (its container); empty where its own group
+            is all there is.
+    """
 
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
+    cleanup: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where one replica shall listen: a loopback `host`, a `port`, and the `api_key` it must ask for."""
+    """Where and with what one replica shall run.
+
+    Args:
+        host: a loopback address to listen on.
+        port: of it.
+        api_key: what it must ask for.
+        gpus: indices of the GPUs that it may use; None where nobody has chosen.
+        drain_timeout_s: how long its requests may go on after SIGTERM.
+    """
 
     host: str
     port: int
     api_key: str
+    gpus: tuple[int, ...] | None = None
+    drain_timeout_s: float = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +66,11 @@ class EngineSpec:
             for each problem, none when all is well.
         health_path: answers 200 once the engine has loaded its model.
         manner: how it is asked to go on with an answer; None where it can't.
+        steps: names of metrics that grow with each step of the engine; the first that a page has counts. Empty
+            where none does.
+        stages: patterns of log lines, and the stage of loading that such a line begins, as a short phrase.
+        causes: patterns of its last log lines, in lower case, and why it ended, as the end of a sentence that says
+            what to change; the first that matches counts, before those that hold for every program.
     """
 
     kind: str
@@ -55,3 +78,6 @@ class EngineSpec:
     check: Callable[[ModelConfig], list[str]]
     health_path: str = "/health"
     manner: Manner | None = None
+    steps: tuple[bytes, ...] = ()
+    stages: tuple[tuple[str, str], ...] = ()
+    causes: tuple[tuple[str, str], ...] = ()

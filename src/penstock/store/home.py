@@ -66,6 +66,11 @@ class Home:
         return self.run / "replicas"
 
     @property
+    def parts(self) -> Path:
+        """What the supervisor knows of each part that it runs."""
+        return self.run / "parts"
+
+    @property
     def logs(self) -> Path:
         """The output of engines and gateway, one file each."""
         return self.root / "logs"
@@ -125,7 +130,7 @@ class Home:
             PenstockError: it can't be written, and why.
         """
         try:
-            for folder in (self.root, self.run, self.replicas, self.logs, self.journal):
+            for folder in (self.root, self.run, self.replicas, self.parts, self.logs, self.journal):
                 folder.mkdir(mode=FOLDER_MODE, parents=folder is self.root, exist_ok=True)
             self.root.chmod(FOLDER_MODE)
             proof = self.run / f"proof-{os.getpid()}"

@@ -180,6 +180,67 @@ def lock_holder(path: Path) -> Holder | None:
 
 
 @dataclass(frozen=True, slots=True)
+class PartReport:
+    """What the supervisor knows of one part, replica or gateway, for `penstock status`.
+
+    Args:
+        life: `running`, `waiting` to be started again, `given_up` or `stopped`.
+        why: of a part that does not run, in a sentence.
+        since: Unix time of the last change of `life`.
+        restarts: since the supervisor was started.
+        last_exit: how its last process ended, in a sentence; empty for the first.
+        next_start_at: Unix time at which a waiting part is started; 0 otherwise.
+        loading: how far a start has come, in words; empty once it is up.
+        gpus: indices of the GPUs that were given to it.
+        log: path of its log.
+    """
+
+    name: str
+    life: str
+    model: str = ""
+    engine: str = ""
+    pid: int = 0
+    why: str = ""
+    since: float = 0.0
+    restarts: int = 0
+    last_exit: str = ""
+    next_start_at: float = 0.0
+    loading: str = ""
+    gpus: tuple[int, ...] = ()
+    log: str = ""
+
+
+class PartReports:
+    """The reports in one folder; the supervisor writes them, whoever wants to reads.
+
+    Args:
+        folder: `Home.parts`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def write(self, report: PartReport) -> None:
+        """Replaces what is known of this part."""
+        write_private(self._path(report.name), msgspec.json.encode(report))
+
+    def remove(self, name: str) -> None:
+        """Forgets the part."""
+        self._path(name).unlink(missing_ok=True)
+
+    def all(self) -> tuple[PartReport, ...]:
+        """The reports, by name; files that are torn or foreign are passed over."""
+        found = []
+        for path in sorted(self._folder.glob("*.json")):
+            with suppress(OSError, ValueError):  # msgspec's are ValueErrors, and so is what is no UTF-8
+                found.append(msgspec.json.decode(path.read_bytes(), type=PartReport))
+        return tuple(found)
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{file_name(name)}.json"
+
+
+@dataclass(frozen=True, slots=True)
 class Reload:
     """What became of a reload: what has changed, or why it was refused."""
 

@@ -1,0 +1,169 @@
+"""The schema of one model: its name, its engine, and how long each phase of a request for it may take.
+
+The conventions are those of `config.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from penstock.core.config_limits import PriceConfig, Section
+from penstock.core.config_values import (
+    ArgName,
+    ArgValue,
+    Count,
+    Duration,
+    Name,
+    Secret,
+    Source,
+    is_base_url,
+)
+
+DEMO_SOURCE = "demo"
+REPLICAS_MAX = 64
+
+EngineKind = Literal["llamacpp", "sim", "remote", "vllm"]
+Routing = Literal["round_robin", "least_load", "p2c", "prefix", "session"]
+
+_NO_EFFECT = {
+    ("remote", "replicas"): "which has one replica for each URL",
+    ("remote", "engine_args"): "which Penstock does not start",
+    ("llamacpp", "api_key"): "whose key Penstock makes itself",
+    ("sim", "api_key"): "whose key Penstock makes itself",
+}
+
+
+def _source_mistake(engine: EngineKind, source: str | tuple[str, ...]) -> str:
+    """What `source` should be instead, or nothing where it suits the engine."""
+    entries = source if isinstance(source, tuple) else (source,)
+    if engine == "remote":
+        usable = 1 <= len(set(entries)) == len(entries) <= REPLICAS_MAX and all(map(is_base_url, entries))
+        return "" if usable else f"1 to {REPLICAS_MAX} different URLs http://host:port, without a path,"
+    if engine == "sim":
+        return "" if source == "" else "no source"
+    if isinstance(source, tuple) or not source.strip():
+        return "one source"
+    if engine == "llamacpp" and source != DEMO_SOURCE and not source.lower().endswith(".gguf"):
+        return f'"{DEMO_SOURCE}" or the path of a .gguf file'
+    return ""
+
+
+class Timeouts(Section):
+    """How long each phase of a request may take; then it ends with a 504 or an error event.
+
+    A phase that is set must fit into `total`; one left at its default is simply cut short by it.
+    """
+
+    total_s: Duration = Field(default=600.0, alias="total", description="The whole request.")
+    connect_s: Duration = Field(
+        default=2.0, alias="connect", description="Opening a connection to a replica."
+    )
+    first_token_s: Duration = Field(
+        default=60.0, alias="first_token", description="From request to first token."
+    )
+    stall_s: Duration = Field(default=30.0, alias="stall", description="Silence between two tokens.")
+    queue_s: Duration = Field(default=30.0, alias="queue", description="Waiting in line for a replica.")
+
+    @field_validator("connect_s", "first_token_s", "stall_s", "queue_s")
+    @classmethod
+    def _phase_fits(cls, phase_s: float, info: ValidationInfo) -> float:
+        total_s = info.data.get("total_s")
+        if total_s is not None and phase_s > total_s:
+            raise ValueError(f"expected at most the total of {total_s:g}s")
+        return phase_s
+
+
+class ModelConfig(Section):
+    """One model: the name clients ask for, and the engine that serves it."""
+
+    name: Name = Field(description="Name that clients ask for.", examples=["penstock-demo"])
+    aliases: tuple[Name, ...] = Field(
+        default=(), max_length=64, description="Other names for the same model.", examples=[["gpt-4o-mini"]]
+    )
+    engine: EngineKind = Field(description="Program that generates the tokens.", examples=["llamacpp"])
+    source: Source = Field(
+        default="",
+        validate_default=True,
+        description="What the engine serves. llamacpp: `demo` (the bundled model) or a path of a .gguf. "
+        "remote: one `http://host:port`, or a list of them, one replica each. "
+        "vllm: a folder or a Hugging Face name. sim: leave it out.",
+        examples=["demo"],
+    )
+    replicas: Count = Field(
+        default=1,
+        ge=1,
+        le=REPLICAS_MAX,
+        description="Engines to start. Leave it out with engine remote, which has one replica for each URL.",
+    )
+    api_key: Secret | None = Field(
+        default=None,
+        description="Key that the engine asks for. Only with engine remote or vllm.",
+        examples=["change-me"],
+    )
+    engine_args: dict[ArgName, ArgValue] = Field(
+        default_factory=dict,
+        max_length=256,
+        description="Options of the engine, by its own names with underscores. Not with engine remote.",
+        examples=[{"n_threads": 4}],
+    )
+    routing: Routing = Field(
+        default="least_load", description="How a replica is chosen for a request.", examples=["round_robin"]
+    )
+    concurrency: Count | None = Field(
+        default=None,
+        ge=1,
+        le=100_000,
+        description="Requests that one replica holds at once; more wait in line. Left out, it is what the engine "
+        "runs at once, or, for a remote one, learned from its metrics.",
+        examples=[64],
+    )
+    fallbacks: tuple[Name, ...] = Field(
+        default=(),
+        max_length=8,
+        description="Other models that answer, in this order, while no replica of this one is healthy.",
+        examples=[["other-model"]],
+    )
+    hedge_after_s: Duration | None = Field(
+        default=None,
+        alias="hedge_after",
+        description="Wait for the first byte, after which a second replica is asked as well; the first to answer "
+        "is taken. Left out, none is.",
+        examples=["2s"],
+    )
+    completion_tokens_expected: Count = Field(
+        default=512,
+        ge=1,
+        le=1_000_000,
+        description="Tokens that are reserved for the answer to a request without `max_tokens`.",
+    )
+    price: PriceConfig = Field(default_factory=PriceConfig, description="What its tokens cost.")
+    timeouts: Timeouts = Field(default_factory=Timeouts, description="Limits of each phase of a request.")
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """`source` as a tuple; one entry for each replica with engine remote, empty without one."""
+        if isinstance(self.source, tuple):
+            return self.source
+        return (self.source,) if self.source else ()
+
+    @field_validator("source")
+    @classmethod
+    def _source_suits_engine(
+        cls, source: str | tuple[str, ...], info: ValidationInfo
+    ) -> str | tuple[str, ...]:
+        engine = info.data.get("engine")
+        wanted = "" if engine is None else _source_mistake(engine, source)
+        if wanted:
+            raise ValueError(f"expected {wanted} with engine {engine}")
+        return source
+
+    @field_validator("replicas", "engine_args", "api_key")
+    @classmethod
+    def _has_effect(cls, value: Any, info: ValidationInfo) -> Any:
+        engine = info.data.get("engine", "")
+        reason = _NO_EFFECT.get((engine, info.field_name or ""))
+        if reason and value not in (None, {}):
+            raise ValueError(f"expected nothing with engine {engine}, {reason}")
+        return value
