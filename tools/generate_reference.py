@@ -1,4 +1,4 @@
-"""Writes the generated pages: `penstock.example.toml`, `docs/reference/config.md`, and a part of `docs/bench.md`."""
+"""Writes the generated pages: `penstock.example.toml`, those in `docs/reference`, and a part of `docs/bench.md`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from penstock.bench.analysis.definitions import with_chapter
 from penstock.core.config_reference import example_toml, reference_page
+from penstock.telemetry.reference import metrics_page
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -16,6 +17,7 @@ def main() -> None:
     for name, text in (
         ("penstock.example.toml", example_toml()),
         ("docs/reference/config.md", reference_page()),
+        ("docs/reference/metrics.md", metrics_page()),
         ("docs/bench.md", with_chapter(bench.read_text(encoding="utf-8"))),
     ):
         path = ROOT / name
