@@ -34,6 +34,7 @@ from penstock.core.config_model import (
     Routing,
     Timeouts,
 )
+from penstock.core.config_monitoring import MonitoringConfig
 from penstock.core.config_values import (
     Amount,
     Count,
@@ -190,6 +191,7 @@ class Config(Section):
     idempotency: IdempotencyConfig = Field(default_factory=IdempotencyConfig)
     shared: SharedConfig = Field(default_factory=SharedConfig)
     usage: UsageConfig = Field(default_factory=UsageConfig)
+    monitoring: MonitoringConfig = Field(default_factory=MonitoringConfig)
 
     @field_validator("models")
     @classmethod
