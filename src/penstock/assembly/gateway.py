@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 
@@ -18,12 +18,13 @@ from penstock.assembly.gateway_metrics import (
     show_health,
     show_inference,
     show_stores,
+    show_traces,
 )
 from penstock.assembly.gateway_reload import GatewayReload
 from penstock.assembly.known_replicas import KnownReplicas
 from penstock.assembly.stores import Stores
 from penstock.assembly.worker import Worker
-from penstock.core.config import Config
+from penstock.core.config import Config, TracesConfig
 from penstock.core.config_sources import Loaded
 from penstock.core.errors import PenstockError
 from penstock.core.record import RequestRecord
@@ -43,6 +44,7 @@ from penstock.gateway.replicas import Replicas
 from penstock.gateway.routing import Routing
 from penstock.gateway.server import Front, GatewayServer
 from penstock.gateway.settings import Settings
+from penstock.gateway.tracing import Tracing
 from penstock.policy.breaker import Breaker
 from penstock.policy.fleet import Replica, State
 from penstock.store.board import Board
@@ -54,6 +56,9 @@ from penstock.telemetry.logs import RequestLog, open_log
 from penstock.telemetry.metrics import Metrics
 from penstock.telemetry.records import Records
 from penstock.telemetry.together import together
+
+if TYPE_CHECKING:
+    from penstock.telemetry.traces import Traces
 
 # How often a worker tells the others of itself.
 POST_EVERY_S = 0.5
@@ -115,13 +120,18 @@ class _Gateway:
             Attempts(self._settings, self._replicas, self._routing, self._client, time.monotonic),
             self._idempotency,
             self._addresses,
+            _tracing(config.traces),
             time.monotonic,
             self._finish,
             self._on_bug,
         )
         self._metrics = Metrics(self._settings.models, self._on_bug)
+        takers = [self._metrics.observe, RequestLog(self._log, config.log.format).write]
+        self._traces = self._trace(config.traces)
+        if self._traces is not None:
+            takers.append(self._traces.take)
         self._records = Records(
-            (self._metrics.observe, RequestLog(self._log, config.log.format).write),
+            takers,
             asyncio.get_running_loop().call_later,
             self._on_bug,
         )
@@ -153,6 +163,8 @@ class _Gateway:
         await self._idempotency.close()
         await self._stores.close()
         self._records.flush()
+        if self._traces is not None:
+            await asyncio.to_thread(self._traces.close)
 
     # -- parts ----------------------------------------------------------------------------------------
 
@@ -199,6 +211,21 @@ class _Gateway:
         show_inference(self._metrics, self._inference)
         show_stores(self._metrics, self._stores)
         show_health(self._metrics, self._settings, self._reload, self._health)
+
+    def _trace(self, config: TracesConfig) -> Traces | None:
+        if config.endpoint is None:
+            return None
+        from penstock.telemetry.traces import Traces, open_exporter  # 13 MB that few need
+
+        traces = Traces(open_exporter(config), self._on_collector)
+        show_traces(self._metrics, traces.counts)
+        return traces
+
+    def _on_collector(self, works: bool) -> None:
+        if works:
+            self._log.info("traces are sent again")
+        else:
+            self._log.error("traces can't be sent: the collector does not take them")
 
     def _look(self) -> Overview:
         return Overview(
@@ -311,3 +338,9 @@ class _Gateway:
             posts = [(post.worker, post.metrics) for post in self._board.others()]
             own = together(sorted([(self._worker.number, own.decode()), *posts])).encode()
         return own + "\n".join([*part_lines(self._parts.all()), ""]).encode()
+
+
+def _tracing(config: TracesConfig) -> Tracing | None:
+    if config.endpoint is None:
+        return None
+    return Tracing(config.sample, random.getrandbits, follow_clients=config.follow_clients)

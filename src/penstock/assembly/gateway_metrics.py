@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from penstock.assembly.gateway_reload import GatewayReload
 from penstock.assembly.stores import Stores
@@ -15,6 +16,9 @@ from penstock.gateway.settings import Settings
 from penstock.telemetry import catalog
 from penstock.telemetry.fleet_state import fleet_lines, line_lines
 from penstock.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from penstock.telemetry.traces import SpanCounts
 
 LAGS_KEPT = 60
 
@@ -89,3 +93,10 @@ def show_health(metrics: Metrics, settings: Settings, reload: GatewayReload, hea
     metrics.add(
         lambda: catalog.RELOADS.lines(((("applied",), reload.applied), (("refused",), reload.refused)))
     )
+
+
+def show_traces(metrics: Metrics, counts: SpanCounts) -> None:
+    """Shows what became of spans."""
+    metrics.show(catalog.TRACES_SENT, lambda: counts.sent)
+    metrics.show(catalog.TRACES_FAILED, lambda: counts.failed)
+    metrics.show(catalog.TRACES_DROPPED, lambda: counts.dropped)

@@ -35,6 +35,7 @@ from penstock.core.config_model import (
     Timeouts,
 )
 from penstock.core.config_monitoring import MonitoringConfig
+from penstock.core.config_traces import TracesConfig
 from penstock.core.config_values import (
     Amount,
     Count,
@@ -66,6 +67,7 @@ __all__ = [
     "SharedConfig",
     "TenantConfig",
     "Timeouts",
+    "TracesConfig",
     "UsageConfig",
 ]
 
@@ -192,6 +194,7 @@ class Config(Section):
     shared: SharedConfig = Field(default_factory=SharedConfig)
     usage: UsageConfig = Field(default_factory=UsageConfig)
     monitoring: MonitoringConfig = Field(default_factory=MonitoringConfig)
+    traces: TracesConfig = Field(default_factory=TracesConfig)
 
     @field_validator("models")
     @classmethod

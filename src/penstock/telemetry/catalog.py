@@ -126,6 +126,11 @@ BUGS = _counter("penstock_bugs_total", "Failures that nobody expected; the log h
 LOOP_LAG = _gauge(
     "penstock_event_loop_lag_seconds", "The longest delay of the event loop in the last minute."
 )
+TRACES_SENT = _counter("penstock_traces_spans_sent_total", "Spans that the collector has taken.")
+TRACES_FAILED = _counter("penstock_traces_spans_failed_total", "Spans that it did not take in time.")
+TRACES_DROPPED = _counter(
+    "penstock_traces_spans_dropped_total", "Spans that were let go because too many waited for it."
+)
 
 CATALOG: tuple[tuple[str, tuple[Family, ...]], ...] = (
     (
@@ -149,5 +154,6 @@ CATALOG: tuple[tuple[str, tuple[Family, ...]], ...] = (
         "Stores",
         (JOURNAL_FAILING, JOURNAL_KEPT, JOURNAL_LINES, LEDGER_FAILING, LEDGER_DAMAGE, SHARED_STORE_UP),
     ),
+    ("Traces, where they are sent", (TRACES_SENT, TRACES_FAILED, TRACES_DROPPED)),
     ("The gateway itself", (BUILD, GENERATION, RELOADS, RELOAD_FAILED, DRAINING, BUGS, LOOP_LAG)),
 )
