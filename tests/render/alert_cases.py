@@ -48,7 +48,8 @@ def series(name: str, values: str, **labels: str) -> Series:
 
 GATEWAY = {"job": "penstock-gateway", "instance": "g"}
 ENGINE = {"model": "m", "replica": "m-0"}
-CARD = {"job": "penstock-exporter", "instance": "g", "gpu": "0"}
+EXPORTER = {"job": "penstock-exporter", "instance": "g"}
+CARD = {**EXPORTER, "gpu": "0"}
 # 400 samples are 100 minutes.
 BUSY = series("penstock_requests_total", "0+15x400", model="m", outcome="complete", fault="", **GATEWAY)
 IDLE = series("penstock_requests_total", "500x400", model="m", outcome="complete", fault="", **GATEWAY)
@@ -460,6 +461,24 @@ _ENGINE_CASES = (
     ),
     Case(
         "EngineTargetDown",
+        {
+            **series("llm_up", "0x80", engine="vllm", **ENGINE, **EXPORTER),
+            **series("penstock_replica_state", "1x80", state="ready", **ENGINE),
+        },
+        {"engine": "vllm", **ENGINE, **EXPORTER},
+        (
+            {
+                **series("llm_up", "0x80", engine="vllm", **ENGINE, **EXPORTER),
+                **series("penstock_replica_state", "1x80", state="loading", **ENGINE),
+            },
+            {
+                **series("llm_up", "1x80", engine="vllm", **ENGINE, **EXPORTER),
+                **series("penstock_replica_state", "1x80", state="ready", **ENGINE),
+            },
+        ),
+    ),
+    Case(
+        "EngineTargetDown",
         series("up", "0x80", job="penstock-engines", instance="e:8000", **ENGINE),
         {"job": "penstock-engines", "instance": "e:8000", **ENGINE},
         (series("up", "1x10 0x2 1x80", job="penstock-engines", instance="e:8000", **ENGINE),),
@@ -592,8 +611,32 @@ _GPU_CASES = (
         minutes=95,
         every="1m",
     ),
-    grows("GpuXidFatal", "penstock_gpu_xid_events_total", 1, xid="79", action="reboot"),
-    grows("GpuXidApplication", "penstock_gpu_xid_events_total", 1, xid="31", action="restart_app"),
+    grows("GpuXidFatal", "penstock_gpu_xid_errors_total", 1, action="reboot"),
+    grows("GpuXidApplication", "penstock_gpu_xid_errors_total", 1, action="restart_app"),
+    Case(
+        "GpuLost",
+        series("penstock_gpu_up", "1x20 0x60", **CARD),
+        CARD,
+        (series("penstock_gpu_up", "1x80", **CARD),),
+    ),
+    Case(
+        "GpuDriverGone",
+        {
+            **series("penstock_gpu_driver_up", "1x20 stale", reason="", **EXPORTER),
+            **series("penstock_gpu_driver_up", "_x21 0x60", reason="driver_not_loaded", **EXPORTER),
+            **series("penstock_gpu_up", "1x20 stale", **CARD),
+        },
+        {"reason": "driver_not_loaded", **EXPORTER},
+        (
+            # a machine that has never had a GPU
+            series("penstock_gpu_driver_up", "0x80", reason="library_not_found", **EXPORTER),
+            {
+                **series("penstock_gpu_driver_up", "1x80", reason="", **EXPORTER),
+                **series("penstock_gpu_up", "1x80", **CARD),
+            },
+        ),
+    ),
+    level("penstock_gpu_orphan_memory_bytes", 16e9, 2e8, {"alert": "GpuOrphanMemory", **CARD}),
     level("penstock_gpu_recovery_action_code", 2, 0, {"alert": "GpuRecoveryNeeded", **CARD}),
     grows("GpuThrottled", "penstock_gpu_throttle_seconds_total", 3, reason="hw_thermal"),
     Case(
@@ -627,6 +670,45 @@ _GPU_CASES = (
 )
 
 
+# -- the machine --------------------------------------------------------------------------------------
+
+
+def part(alert: str, part: str, whole: str, most: float, few: float, much: float, **labels: str) -> Case:
+    """An alert on what part of something is used or left: at `few` it fires, at `much` it does not."""
+    its = {**EXPORTER, **labels}
+    total = series(whole, f"{most:g}x100", **its)
+    return Case(
+        alert,
+        {**series(part, f"{few:g}x100", **its), **total},
+        its,
+        ({**series(part, f"{much:g}x100", **its), **total},),
+    )
+
+
+_HOST = "penstock_host_"
+_HOST_CASES = (
+    part(
+        "HostDiskLow", f"{_HOST}disk_free_bytes", f"{_HOST}disk_total_bytes", 1e12, 5e10, 2e11, place="models"
+    ),
+    part("HostShmLow", f"{_HOST}disk_free_bytes", f"{_HOST}disk_total_bytes", 6.4e7, 1e6, 3e7, place="shm"),
+    part("HostMemoryLow", f"{_HOST}memory_available_bytes", f"{_HOST}memory_total_bytes", 1e11, 2e9, 2e10),
+    Case(
+        "HostOomKill",
+        series(f"{_HOST}oom_kills_total", "2x40 3x60", **EXPORTER),
+        EXPORTER,
+        (series(f"{_HOST}oom_kills_total", "2x100", **EXPORTER),),
+    ),
+    part(
+        "HostFilesNearlyOut",
+        f"{_HOST}file_descriptors_open",
+        f"{_HOST}file_descriptors_max",
+        1e5,
+        9e4,
+        5e4,
+    ),
+)
+
+
 # -- telemetry ----------------------------------------------------------------------------------------
 
 PROMETHEUS = {"job": "prometheus", "instance": "p"}
@@ -638,6 +720,18 @@ _TELEMETRY_CASES = (
         series("up", "0x80", job="penstock-exporter", instance="g"),
         {"job": "penstock-exporter", "instance": "g"},
         (series("up", "1x20 0x10 1x80", job="penstock-exporter", instance="g"),),
+    ),
+    level(
+        "penstock_exporter_read_age_seconds", 90, 3, {"alert": "ExporterBehind", "source": "gpu", **EXPORTER}
+    ),
+    Case(
+        "TelemetryDropped",
+        series("penstock_traces_spans_dropped_total", "0+5x100", **GATEWAY),
+        GATEWAY,
+        (
+            series("penstock_traces_spans_dropped_total", "50x100", **GATEWAY),
+            series("penstock_exporter_otlp_age_seconds", "30x100", **EXPORTER),
+        ),
     ),
     level("scrape_duration_seconds", 3, 0.02, {"alert": "ScrapeSlow", **GATEWAY}),
     level("scrape_samples_post_metric_relabeling", 60_000, 5_000, {"alert": "SeriesMany", **GATEWAY}),
@@ -667,5 +761,6 @@ CASES: tuple[Case, ...] = (
     *_GATEWAY_CASES,
     *_ENGINE_CASES,
     *_GPU_CASES,
+    *_HOST_CASES,
     *_TELEMETRY_CASES,
 )

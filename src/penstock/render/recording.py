@@ -66,7 +66,7 @@ ENGINE = Group(
         Record(
             "llm:kv_usage_ratio",
             _level(
-                "max llm_kv_usage_ratio",
+                "max llm_kv_cache_usage_ratio",
                 "max vllm:kv_cache_usage_perc",
                 "max vllm:gpu_cache_usage_perc",
                 "max sglang:token_usage",
@@ -97,6 +97,7 @@ ENGINE = Group(
         Record(
             "llm:engine_steps:rate1m",
             _first(
+                f"max {_BY} (rate(llm_engine_steps_total[1m]))",
                 f"sum {_BY} (rate(vllm:iteration_tokens_total_count[1m]))",
                 f"sum {_BY} (rate(llamacpp:n_decode_total[1m]))",
                 "llm:generation_tokens:rate1m + llm:prompt_tokens:rate1m",
@@ -114,7 +115,7 @@ ENGINE = Group(
         Record(
             "llm:prefix_query_tokens:rate5m",
             _speed(
-                "max llm_prefix_query_tokens_total",
+                "max llm_prefix_cache_query_tokens_total",
                 "sum vllm:prefix_cache_queries_total",
                 "sum vllm:gpu_prefix_cache_queries_total",
                 "max sglang:prompt_tokens_total",
@@ -125,7 +126,7 @@ ENGINE = Group(
         Record(
             "llm:prefix_hit_tokens:rate5m",
             _speed(
-                "max llm_prefix_hit_tokens_total",
+                "max llm_prefix_cache_hit_tokens_total",
                 "sum vllm:prefix_cache_hits_total",
                 "sum vllm:gpu_prefix_cache_hits_total",
                 "max sglang:cached_tokens_total",

@@ -18,10 +18,11 @@ ENGINE = (
     ),
     Alert(
         "EngineTargetDown",
-        'up{job="penstock-engines"} == 0',
-        60,
-        PAGE,
-        f"{_REPLICA} at {{{{ $labels.instance }}}} does not show its metrics",
+        '(llm_up == 0 or up{job="penstock-engines"} == 0)\n'
+        'unless on (model, replica) penstock_replica_state{state=~"starting|loading|warming"}',
+        120,
+        TICKET,
+        f"{_REPLICA} does not show its metrics: nothing is known of its queue, its cache and its steps",
     ),
     Alert(
         "EngineMissing",

@@ -53,17 +53,39 @@ GPU = (
     ),
     Alert(
         "GpuXidFatal",
-        'increase(penstock_gpu_xid_events_total{action=~"reset_gpu|reboot|inspect"}[15m]) > 0',
+        'increase(penstock_gpu_xid_errors_total{action=~"reset_gpu|reboot|inspect"}[15m]) > 0',
         0,
         PAGE,
-        f"{_GPU}: Xid {{{{ $labels.xid }}}}; what to do: {{{{ $labels.action }}}}",
+        f"{_GPU} met an error of the kind {{{{ $labels.action }}}} (Xid)",
     ),
     Alert(
         "GpuXidApplication",
-        'increase(penstock_gpu_xid_events_total{action=~"restart_app|unknown"}[15m]) > 0',
+        'increase(penstock_gpu_xid_errors_total{action=~"restart_app|unknown"}[15m]) > 0',
         0,
         TICKET,
-        f"{_GPU}: Xid {{{{ $labels.xid }}}}, most likely by the program that ran",
+        f"{_GPU} met an error, most likely of the program that ran (Xid, {{{{ $labels.action }}}})",
+    ),
+    Alert(
+        "GpuLost",
+        "penstock_gpu_up == 0",
+        60,
+        PAGE,
+        f"{_GPU} does not answer: it has fallen off its bus, or waits for a reset",
+    ),
+    Alert(
+        "GpuDriverGone",
+        # on a machine that had GPUs within the day: on others there is nothing to be missed
+        "penstock_gpu_driver_up == 0 and on (instance) max by (instance) (max_over_time(penstock_gpu_up[1d]))",
+        60,
+        PAGE,
+        "the NVIDIA driver of {{ $labels.instance }} does not answer: {{ $labels.reason }}",
+    ),
+    Alert(
+        "GpuOrphanMemory",
+        "penstock_gpu_orphan_memory_bytes > 1e9",
+        300,
+        TICKET,
+        f"{_GPU}: processes of no replica hold {{{{ $value | humanize1024 }}}}B of its memory",
     ),
     Alert(
         "GpuRecoveryNeeded",

@@ -20,6 +20,22 @@ TELEMETRY = (
         "the exporter at {{ $labels.instance }} does not answer: nothing is known of GPUs and machine",
     ),
     Alert(
+        "ExporterBehind",
+        "penstock_exporter_read_age_seconds > 60",
+        300,
+        Severity.TICKET,
+        "the exporter at {{ $labels.instance }} has not read {{ $labels.source }} for "
+        "{{ $value | humanizeDuration }}: it hangs there",
+    ),
+    Alert(
+        "TelemetryDropped",
+        "rate(penstock_traces_spans_dropped_total[5m]) > 0 or rate(penstock_traces_spans_failed_total[5m]) > 0\n"
+        "or penstock_exporter_otlp_age_seconds > 300",
+        600,
+        Severity.TICKET,
+        "{{ $labels.job }} at {{ $labels.instance }} can't send traces or metrics to its collector",
+    ),
+    Alert(
         "ScrapeSlow",
         'scrape_duration_seconds{job=~"penstock-.*"} > 2',
         600,
