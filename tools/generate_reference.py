@@ -1,14 +1,24 @@
-"""Writes the generated pages: `penstock.example.toml`, those in `docs/reference`, and a part of `docs/bench.md`."""
+"""Writes the generated files: the example, those in `docs/reference` and `deploy/prometheus`, a part of `docs/bench.md`."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from penstock.bench.analysis.definitions import with_chapter
 from penstock.core.config_reference import example_toml, reference_page
+from penstock.core.config_sources import load_config
+from penstock.render.prometheus import prometheus
 from penstock.telemetry.reference import metrics_page
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def example_monitoring() -> dict[str, str]:
+    """What Prometheus is set up by for the example with every setting uncommented, by its paths."""
+    toml = re.sub(r"(?m)^# ", "", example_toml())
+    loaded = load_config(toml_text=toml, toml_name="", environ={}, dotenv_text=None, dotenv_name="")
+    return {f"deploy/prometheus/{name}": text for name, text in prometheus(loaded.config).items()}
 
 
 def main() -> None:
@@ -18,6 +28,7 @@ def main() -> None:
         ("penstock.example.toml", example_toml()),
         ("docs/reference/config.md", reference_page()),
         ("docs/reference/metrics.md", metrics_page()),
+        *example_monitoring().items(),
         ("docs/bench.md", with_chapter(bench.read_text(encoding="utf-8"))),
     ):
         path = ROOT / name
