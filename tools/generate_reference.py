@@ -1,4 +1,4 @@
-"""Writes the generated files: the example, those in `docs/reference` and `deploy/prometheus`, a part of `docs/bench.md`."""
+"""Writes what is generated: the example, pages of `docs`, heads of runbooks, and `deploy/prometheus`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 from penstock.bench.analysis.definitions import with_chapter
 from penstock.core.config_reference import example_toml, reference_page
 from penstock.core.config_sources import load_config
+from penstock.render.alerts import ALERTS, GROUPS
 from penstock.render.prometheus import prometheus
+from penstock.render.runbook import INDEX, by_page, index, with_head
 from penstock.telemetry.reference import metrics_page
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,6 +23,17 @@ def example_monitoring() -> dict[str, str]:
     return {f"deploy/prometheus/{name}": text for name, text in prometheus(loaded.config).items()}
 
 
+def runbooks() -> dict[str, str]:
+    """The pages of all alerts with their heads, and the index, by their paths."""
+    folder = ROOT / "docs" / "runbooks"
+    pages = {
+        page: with_head(page, alerts, (folder / page).read_text(encoding="utf-8"))
+        for page, alerts in by_page(ALERTS).items()
+    }
+    subjects = [(group.name.rpartition(".")[2], group.rules) for group in GROUPS]
+    return {f"docs/runbooks/{name}": text for name, text in {INDEX: index(subjects), **pages}.items()}
+
+
 def main() -> None:
     """Writes the files and names them."""
     bench = ROOT / "docs" / "bench.md"
@@ -29,6 +42,7 @@ def main() -> None:
         ("docs/reference/config.md", reference_page()),
         ("docs/reference/metrics.md", metrics_page()),
         *example_monitoring().items(),
+        *runbooks().items(),
         ("docs/bench.md", with_chapter(bench.read_text(encoding="utf-8"))),
     ):
         path = ROOT / name
