@@ -216,6 +216,15 @@ class _Gateway:
             "0 while the configured Redis is away, and limits are kept by each machine.",
             lambda: self._stores.shared_is_up,
         )
+        if (delivery := self._stores.delivery) is not None:
+            for name, text, value in (
+                ("failing", "1 while ClickHouse does not take rows of the ledger.", lambda: delivery.failing),
+                ("unsent_rows", "Rows that wait in the ledger for it.", lambda: delivery.unsent_rows),
+            ):
+                metrics.gauge(f"penstock_clickhouse_{name}", text, value)
+            metrics.counter(
+                "penstock_clickhouse_sent_rows", "Rows that it has taken.", lambda: delivery.sent_rows
+            )
         return metrics
 
     def _trace(self, config: TracesConfig) -> Traces | None:

@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from penstock.core.address import Address
+from penstock.core.config_clickhouse import ClickHouseConfig
 from penstock.core.config_limits import (
     BudgetConfig,
     IdempotencyConfig,
@@ -52,6 +53,7 @@ __all__ = [
     "REPLICAS_MAX",
     "Address",
     "BudgetConfig",
+    "ClickHouseConfig",
     "Config",
     "EngineKind",
     "GatewayConfig",
@@ -193,6 +195,7 @@ class Config(Section):
     shared: SharedConfig = Field(default_factory=SharedConfig)
     usage: UsageConfig = Field(default_factory=UsageConfig)
     traces: TracesConfig = Field(default_factory=TracesConfig)
+    clickhouse: ClickHouseConfig = Field(default_factory=ClickHouseConfig)
 
     @field_validator("models")
     @classmethod
