@@ -411,6 +411,12 @@ _GATEWAY_CASES = (
         (series("penstock_ledger_failing", "1x20 0x80", **GATEWAY),),
     ),
     Case(
+        "ClickHouseFailing",
+        series("penstock_clickhouse_failing", "1x100", **GATEWAY),
+        {"instance": "g"},
+        (series("penstock_clickhouse_failing", "1x20 0x80", **GATEWAY),),
+    ),
+    Case(
         "SharedStoreDown",
         {
             **series("penstock_shared_store_up", "1x80", worker="0", **GATEWAY),

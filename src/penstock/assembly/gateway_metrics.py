@@ -82,6 +82,10 @@ def show_stores(metrics: Metrics, stores: Stores) -> None:
         return catalog.LEDGER_DAMAGE.lines(((("torn_lines",), torn), (("unreadable_files",), unreadable)))
 
     metrics.add(damage)
+    if (delivery := stores.delivery) is not None:
+        metrics.show(catalog.CLICKHOUSE_FAILING, lambda: delivery.failing)
+        metrics.show(catalog.CLICKHOUSE_UNSENT, lambda: delivery.unsent_rows)
+        metrics.show(catalog.CLICKHOUSE_SENT, lambda: delivery.sent_rows)
 
 
 def show_health(metrics: Metrics, settings: Settings, reload: GatewayReload, health: Health) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from penstock.assembly.delivering import Delivering
 from penstock.assembly.worker import Worker
 from penstock.core.config import Config
 from penstock.core.errors import PenstockError
@@ -54,9 +55,10 @@ class Stores:
             on_recovered=lambda kept: log.info("journal works again", kept_lines=kept),
         )
         self._home = home
-        self._task = Task(config.usage.journal_keep_s)
+        self._task = Task(config.usage.journal_keep_s, outbox=config.clickhouse.url is not None)
         self.damage = (0, 0)  # torn lines and unreadable files of the journal
         self.ledger_failing = False
+        self.delivery = Delivering(home.ledger, config.clickhouse, log) if config.clickhouse.url else None
 
     async def start(self) -> None:
         """Reaches what is shared, and lets budgets go on from what the ledger says was spent."""
@@ -82,6 +84,8 @@ class Stores:
                 kept = await self._keep(self._task)
                 if kept.whole:
                     taken, taken_s = lines, now_s
+            if self.delivery is not None:
+                await self.delivery.tend(now_s)
 
     def on_answers(self, works: bool, why: str) -> None:
         """Tells whether answers for idempotency keys can be kept."""

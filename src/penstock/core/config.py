@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from penstock.core.address import Address
+from penstock.core.config_clickhouse import ClickHouseConfig
 from penstock.core.config_limits import (
     BudgetConfig,
     IdempotencyConfig,
@@ -53,6 +54,7 @@ __all__ = [
     "REPLICAS_MAX",
     "Address",
     "BudgetConfig",
+    "ClickHouseConfig",
     "Config",
     "EngineKind",
     "GatewayConfig",
@@ -195,6 +197,7 @@ class Config(Section):
     usage: UsageConfig = Field(default_factory=UsageConfig)
     monitoring: MonitoringConfig = Field(default_factory=MonitoringConfig)
     traces: TracesConfig = Field(default_factory=TracesConfig)
+    clickhouse: ClickHouseConfig = Field(default_factory=ClickHouseConfig)
 
     @field_validator("models")
     @classmethod

@@ -25,6 +25,8 @@ PERCENT = "a percentage from 50 to 99.999"
 NETWORK = "an IP address or network, such as 10.0.0.0/8 or ::1"
 REDIS_URL = "a URL such as redis://host:6379/0, redis://:password@host:6379/0 or rediss://host:6379"
 OTLP_URL = "a URL such as http://host:4318 or https://host:4317, without name and password"
+HTTP_URL = "a URL such as http://host:8123 or https://host:8443, without name, password and path"
+DATABASE_NAME = "1 to 64 letters, digits and underscores"
 HEADER_NAME = "1 to 64 lower-case letters, digits and hyphens"
 SIZE = "a size from 1KB to 1GB, such as 512KB, 10MB or 16MiB"
 WHOLE = "a whole number"
@@ -38,6 +40,7 @@ _REDIS_URL = re.compile(r"rediss?://[!-~]{1,500}|unix://[!-~]{1,500}")
 _OTLP_URL = re.compile(
     r"https?://(?:[A-Za-z0-9._-]{1,253}|\[[0-9a-fA-F:.]{2,45}\])(?::[0-9]{1,5})?(?:/[!-~]{0,200})?"
 )
+_HTTP_URL = re.compile(r"https?://(?:[A-Za-z0-9._-]{1,253}|\[[0-9a-fA-F:.]{2,45}\])(?::[0-9]{1,5})?/?")
 _FLAGS = {
     "true": True,
     "yes": True,
@@ -134,6 +137,12 @@ def _otlp_url(value: str) -> str:
     return value
 
 
+def _http_url(value: str) -> str:
+    if not _HTTP_URL.fullmatch(value):
+        raise ValueError(f"expected {HTTP_URL}")
+    return value.rstrip("/")
+
+
 def _size_bytes(value: Any) -> int:
     try:
         size_bytes = parse_size_bytes(value)
@@ -208,6 +217,8 @@ Flag = Annotated[bool, BeforeValidator(_flag), "true or false"]
 Network = Annotated[str, AfterValidator(_network), NETWORK]
 RedisUrl = Annotated[SecretStr, AfterValidator(_redis_url), REDIS_URL]
 OtlpUrl = Annotated[str, AfterValidator(_otlp_url), OTLP_URL]
+HttpUrl = Annotated[str, AfterValidator(_http_url), HTTP_URL]
+DatabaseName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"), DATABASE_NAME]
 HeaderName = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}$"), HEADER_NAME]
 Count = Annotated[int, BeforeValidator(_whole), WHOLE]
 Name = Annotated[str, AfterValidator(_name), NAME]

@@ -126,6 +126,11 @@ BUGS = _counter("penstock_bugs_total", "Failures that nobody expected; the log h
 LOOP_LAG = _gauge(
     "penstock_event_loop_lag_seconds", "The longest delay of the event loop in the last minute."
 )
+CLICKHOUSE_FAILING = _gauge(
+    "penstock_clickhouse_failing", "1 while ClickHouse does not take rows of the ledger."
+)
+CLICKHOUSE_UNSENT = _gauge("penstock_clickhouse_unsent_rows", "Rows that wait in the ledger for it.")
+CLICKHOUSE_SENT = _counter("penstock_clickhouse_sent_rows_total", "Rows that it has taken.")
 TRACES_SENT = _counter("penstock_traces_spans_sent_total", "Spans that the collector has taken.")
 TRACES_FAILED = _counter("penstock_traces_spans_failed_total", "Spans that it did not take in time.")
 TRACES_DROPPED = _counter(
@@ -154,6 +159,7 @@ CATALOG: tuple[tuple[str, tuple[Family, ...]], ...] = (
         "Stores",
         (JOURNAL_FAILING, JOURNAL_KEPT, JOURNAL_LINES, LEDGER_FAILING, LEDGER_DAMAGE, SHARED_STORE_UP),
     ),
+    ("ClickHouse, where it is used", (CLICKHOUSE_FAILING, CLICKHOUSE_UNSENT, CLICKHOUSE_SENT)),
     ("Traces, where they are sent", (TRACES_SENT, TRACES_FAILED, TRACES_DROPPED)),
     ("The gateway itself", (BUILD, GENERATION, RELOADS, RELOAD_FAILED, DRAINING, BUGS, LOOP_LAG)),
 )

@@ -174,6 +174,13 @@ GATEWAY = (
         "the ledger at {{ $labels.instance }} does not take in the journal",
     ),
     Alert(
+        "ClickHouseFailing",
+        "max by (instance) (penstock_clickhouse_failing) > 0",
+        600,
+        TICKET,
+        "ClickHouse takes no rows of the ledger at {{ $labels.instance }}",
+    ),
+    Alert(
         "SharedStoreDown",
         "min by (instance) (penstock_shared_store_up) == 0",
         60,
