@@ -182,6 +182,8 @@ class Rolling:
         if report is not None and (report.why or report.loading):
             return report.why or report.loading, report.life
         seen = fleet.replicas.get(name)
+        if seen is not None and seen.ready_at:
+            return f"ready at {seen.ready_at} of {fleet.workers} workers", "almost ready"
         return (f"{seen.state}: {seen.cause}", seen.state) if seen else ("starting", "starting")
 
     async def _leave(self, keepers: Sequence[Keeper], model: ModelConfig, tell: Tell) -> None:

@@ -29,13 +29,19 @@ def ask_supervisor(here: Invocation, ask: Ask, *, as_json: bool) -> None:
     """
     from penstock.supervisor.control import asked
 
-    for told in asked(here.home.control, ask):
-        if as_json:
-            out(json.dumps(asdict(told)))
-        elif told.kind != "failed":
-            say(_line(told))
-        if told.kind == "failed":
-            raise PenstockError(told.text, code=told.code or "failed", hint=told.hint)
+    try:
+        for told in asked(here.home.control, ask):
+            if as_json:
+                out(json.dumps(asdict(told)))
+            elif told.kind != "failed":
+                say(_line(told))
+            if told.kind == "failed":
+                raise PenstockError(told.text, code=told.code or "failed", hint=told.hint)
+    except KeyboardInterrupt:
+        say(
+            "withdrawn: new replicas that are not ready yet are stopped, old ones that leave already go on leaving"
+        )
+        raise
 
 
 def within_s(option: str) -> float:
