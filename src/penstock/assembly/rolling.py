@@ -49,6 +49,7 @@ class Rolling:
     Args:
         make: the keepers of a model's replicas with these numbers.
         clock: monotonic seconds.
+        look_every_s: between two looks at the gateway's view.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Rolling:
         make: Callable[[ModelConfig, Iterable[int]], Iterator[Keeper]],
         home: Home,
         clock: Callable[[], float],
+        look_every_s: float = LOOK_EVERY_S,
     ) -> None:
         self._supervisor = supervisor
         self._gateway = gateway
@@ -66,6 +68,7 @@ class Rolling:
         self._drained = Drained(home.drained)
         self._reports = PartReports(home.parts)
         self._clock = clock
+        self._look_every_s = look_every_s
 
     def start(
         self, model: ModelConfig, count: int, avoid: Collection[str] = frozenset()
@@ -164,7 +167,7 @@ class Rolling:
             for name, keeper in [*waiting.items()]:
                 if fleet.is_ready(name):
                     del waiting[name]
-                    progress.tell(name, "ready")
+                    progress.tell(name, "ready", of_the_kind="at all workers")
                     continue
                 how, kind = self._how(name, fleet)
                 progress.tell(name, trouble or how, of_the_kind=trouble or kind)
@@ -174,7 +177,7 @@ class Rolling:
                     raise PenstockError(keeper.given_up or late, code="replica_not_ready")
             if not waiting:
                 return
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(self._look_every_s)
 
     def _how(self, name: str, fleet: SeenFleet) -> tuple[str, str]:
         """How far a start has come, in words; and in one word."""
@@ -206,7 +209,7 @@ class Rolling:
             if self._clock() > end_s:
                 progress.tell(name, f"stopped undrained: {format_duration(within_s)} have passed")
                 break
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(self._look_every_s)
         await self._supervisor.retire(keeper)
         self._drained.set(name, drained=False)
         progress.tell(name, "stopped")

@@ -1,7 +1,7 @@
 """The supervisor: engines and gateway start together, stop in order, and are watched in between.
 
-Order of stopping: the gateway first, which drains; then the engines; each takes its registration with it. A
-second signal kills what is left. Whatever happens, no process outlives `Supervisor.run`.
+Order of stopping: the gateway first, which drains; then the engines; each takes its registration with it. Ctrl-C
+amid it kills what is left. Whatever happens, no process outlives `Supervisor.run`.
 """
 
 from __future__ import annotations
@@ -174,8 +174,11 @@ class Supervisor:
             self._asked_by = number
             self._asked.set()
             return
+        if number is signal.SIGTERM:  # asked twice for the same
+            return
+        if not self._hurried:
+            self._say("stopping at once")
         self._hurried = True
-        self._say("stopping at once")
         for keeper in self._keepers():
             keeper.kill()
 
