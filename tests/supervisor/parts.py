@@ -35,6 +35,13 @@ class ScriptPart:
     stop_within_s: float = 20.0
     program: str = sys.executable
     takes_sign: bool = False
+    model_name: str = "demo"
+    engine: str = "script"
+    gpus: tuple[int, ...] = ()
+    causes: tuple[tuple[str, str], ...] = ()
+    start_silence_s: float = 300.0
+    cleanup: tuple[str, ...] = ()
+    is_left: bool = False
     events: list[str] = field(default_factory=list)
     on_event: Callable[[str], None] = lambda _: None
 
@@ -45,13 +52,16 @@ class ScriptPart:
 
     def launch(self) -> Launch:
         self.sign.unlink(missing_ok=True)
-        return Launch((self.program, "-c", self.script, str(self.sign)))
+        return Launch((self.program, "-c", self.script, str(self.sign)), cleanup=self.cleanup)
 
     def started(self, pid: int) -> None:
         self._happened(f"{self.name} started")
 
     def ended(self) -> None:
         self._happened(f"{self.name} ended")
+
+    def left(self) -> None:
+        self.is_left = True
 
     async def is_ready(self) -> bool:
         found = self.sign.exists()

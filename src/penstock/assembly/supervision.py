@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
+from penstock.assembly.premises import Premises
 from penstock.assembly.reloading import GatewayAdmin, Reloading
 from penstock.core.config import Address, ModelConfig
 from penstock.core.config_sources import Loaded
@@ -19,14 +19,9 @@ from penstock.store.home import Home
 from penstock.store.keys import KeyStore, KeyTerms, read_admin_key
 from penstock.store.runtime import Holder, Lock, Registry
 from penstock.supervisor.fit import check_fit
-from penstock.supervisor.keeper import Keeper, Surroundings
+from penstock.supervisor.keeper import Keeper
 from penstock.supervisor.loop import ModelKeepers, Supervisor
-from penstock.supervisor.parts import (
-    GATEWAY_STOP_MARGIN_S,
-    REPLICA_STOP_WITHIN_S,
-    GatewayPart,
-    ReplicaPart,
-)
+from penstock.supervisor.parts import GatewayPart, ReplicaPart, stop_within_s
 from penstock.supervisor.ports import settled
 from penstock.supervisor.preflight import check_addresses, check_models
 from penstock.telemetry.gpu import detect
@@ -65,9 +60,10 @@ class Session:
         self._say = say
         self._client = EngineClient()
         self._registry = Registry(self._home.replicas)
+        self._premises = Premises(home, environ, loaded.config.models, say)
         tokens = {name: secret.get_secret_value() for name, secret in loaded.engine_environ.items()}
-        self._engine_around = self._around({**tokens, **environ})
-        self._gateway_around = self._around(environ)
+        self._engine_around = self._premises.around({**tokens, **environ})
+        self._gateway_around = self._premises.around(environ)
 
     def run_all(self, announce: Callable[[Address, str], None]) -> int:
         """Runs every model and the gateway; returns the exit code.
@@ -79,10 +75,12 @@ class Session:
         gateway = self._config.gateway
         check_models(self._config.models, SPECS)
         check_fit(self._config.models, lambda: detect(os.environ))
+        self._premises.check_gpus(self._config.models)
         self._home.prepare()
         with ExitStack() as stack:
             stack.enter_context(self._lock(self._holder(gateway.listen)))
             stack.enter_context(self._engine_locks(self._config.models))
+            self._premises.end_left("")
             check_addresses(gateway)
             listen, admin = settled(gateway.listen), settled(gateway.admin)
             secret, shown = self._first_secret(stack)
@@ -126,6 +124,7 @@ class Session:
         """Runs the replicas of `model` alone; `out` gets a line for each. Returns the exit code."""
         check_models([model], SPECS)
         check_fit([model], lambda: detect(os.environ))
+        self._premises.check_gpus([model])
         self._home.prepare()
         with self._engine_locks([model]):
             models = self._model_keepers([model])
@@ -154,17 +153,13 @@ class Session:
 
         return asyncio.run(run())
 
-    def _around(self, environ: Mapping[str, str]) -> Surroundings:
-        return Surroundings(environ, time.monotonic, random.random, self._say)
-
     def _holder(self, listen: Address | None) -> Holder:
-        stop_within_s = self._config.gateway.drain_timeout_s + GATEWAY_STOP_MARGIN_S + REPLICA_STOP_WITHIN_S
         return Holder(
             pid=os.getpid(),
             listen=f"http://{listen.reachable()}" if listen else "",
             admin=f"http://{self._config.gateway.admin.reachable()}" if listen else "",
             started_at=time.time(),
-            stop_within_s=stop_within_s,
+            stop_within_s=stop_within_s(self._config.gateway.drain_timeout_s),
         )
 
     @contextmanager
@@ -189,6 +184,7 @@ class Session:
                 lock.acquire(self._holder(None))
                 stack.callback(lock.release)
                 self._registry.clear(model.name)
+                self._premises.end_left(model.name)
             yield
 
     def _admin_key(self) -> str:
@@ -204,7 +200,16 @@ class Session:
 
     def _keepers(self, model: ModelConfig, numbers: Iterable[int]) -> Iterator[Keeper]:
         for number in numbers:
-            part = ReplicaPart(model, SPECS[model.engine], number, self._registry, self._client, time.time)
+            part = ReplicaPart(
+                model,
+                SPECS[model.engine],
+                number,
+                self._registry,
+                self._client,
+                time.time,
+                self._config.gateway.drain_timeout_s,
+                self._premises.gpus,
+            )
             yield Keeper(part, self._home.log(part.name), REPLICA_LIMITS, self._engine_around)
 
     def _first_secret(self, stack: ExitStack) -> tuple[str, Callable[[], None]]:
