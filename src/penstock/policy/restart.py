@@ -80,15 +80,17 @@ def after_exit(
     """
     if port_taken and not was_ready and state.port_tries < limits.port_tries_max:
         return replace(state, port_tries=state.port_tries + 1), Restart(0.0)
-    failed_starts = 0 if was_ready else state.failed_starts + 1
     recent = tuple(at_s for at_s in state.restarts_s if now_s - at_s < limits.window_s)
-    if failed_starts >= limits.failed_starts_max:
-        tries = "it never became ready" if failed_starts == 1 else f"{failed_starts} starts in a row failed"
-        return RestartState(recent, failed_starts), GiveUp(tries)
+    after = (
+        RestartState(recent) if was_ready else RestartState(recent, state.failed_starts + 1, state.port_tries)
+    )
+    if after.failed_starts >= limits.failed_starts_max:
+        few = after.failed_starts == 1
+        return after, GiveUp(
+            "it never became ready" if few else f"{after.failed_starts} starts in a row failed"
+        )
     if len(recent) >= limits.restarts_max:
-        minutes = limits.window_s / 60
-        reason = f"it was restarted {len(recent)} times in {minutes:.0f} minutes"
-        return RestartState(recent, failed_starts), GiveUp(reason)
+        return after, GiveUp(f"it was restarted {len(recent)} times in {limits.window_s / 60:.0f} minutes")
     wait_s = min(limits.first_wait_s * 2 ** len(recent), limits.wait_s_max)
     wait_s *= 1 - limits.jitter * chance
-    return RestartState((*recent, now_s), failed_starts), Restart(wait_s)
+    return replace(after, restarts_s=(*recent, now_s)), Restart(wait_s)
