@@ -84,10 +84,10 @@ class FakeEngines(Engines):
     def adopt(self, loaded: Loaded) -> None:
         self.adopted.append(loaded)
 
-    def check(self, models: object, only: object = None) -> None:
+    async def check_aside(self, models: object, only: object) -> None:
         """Nothing is ever wrong."""
 
-    def check_room(self, before: ModelConfig, after: ModelConfig, keepers: object) -> tuple[int, str]:
+    async def check_room(self, before: ModelConfig, after: ModelConfig, keepers: object) -> tuple[int, str]:
         if not self.room:
             raise PenstockError("there is no room", code="no_room")
         return self.room, ""

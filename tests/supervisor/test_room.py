@@ -9,16 +9,22 @@ import pytest
 
 from penstock.core.config import ModelConfig
 from penstock.supervisor.machine import family, host_free_bytes, private_bytes, resident_bytes
-from penstock.supervisor.room import HOST_RESERVE_BYTES, GpuMemory, Machine, Room, room_beside
+from penstock.supervisor.room import HOST_RESERVE_BYTES, Machine, Room, room_beside
+from penstock.telemetry.gpu import GpuMemory
 
 MIB = 1024**2
 GIB = 1024**3
 SIM = ModelConfig(name="m", engine="sim")
 
 
-def machine(free: int = 8 * GIB, held: int = GIB, gpus: tuple[GpuMemory, ...] = ()) -> Machine:
+def machine(
+    free: int = 8 * GIB,
+    held: int = GIB,
+    gpus: tuple[GpuMemory, ...] = (),
+    given: tuple[int, ...] | None = None,
+) -> Machine:
     """One whose replicas are processes 1 and 2, each with a child of ten times its id that holds as much."""
-    return Machine(lambda: free, lambda pid: (pid, pid * 10), lambda _: held, lambda: gpus)
+    return Machine(lambda: free, lambda pid: (pid, pid * 10), lambda _: held, lambda: gpus, lambda _: given)
 
 
 def gpu(index: int, free_gib: float, *, held: dict[int, int] | None = None) -> GpuMemory:
@@ -91,6 +97,17 @@ def test_other_engines_need_what_a_replica_holds_of_the_gpus() -> None:
     )
 
 
+def test_only_gpus_that_it_may_have_count() -> None:
+    vllm = ModelConfig(name="m", engine="vllm", source="org/model", gpus=(0, 1))
+    gpus = (gpu(0, 47), gpu(1, 47), gpu(2, 2))
+
+    assert room_beside(vllm, vllm, [], machine(gpus=gpus, given=(1,))).replicas == 1
+    assert room_beside(vllm, vllm, [], machine(gpus=gpus, given=(2,))).replicas == 0
+    assert room_beside(vllm, vllm, [], machine(gpus=gpus, given=())) == Room(
+        0, "another replica needs a GPU, and of those that it may have, none are free"
+    )
+
+
 def test_a_container_s_limit_counts(tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text("3000\n")
     (tmp_path / "memory.current").write_text("1000\n")
@@ -104,5 +121,5 @@ def test_a_process_holds_memory_and_one_that_is_gone_holds_none() -> None:
     mine = os.getpid()
 
     assert mine in family(mine)
-    assert 0 < private_bytes(mine) <= resident_bytes(mine)
-    assert (list(family(2**22 + 1)), private_bytes(2**22 + 1), resident_bytes(2**22 + 1)) == ([], 0, 0)
+    assert 0 < private_bytes(mine) <= resident_bytes([mine])
+    assert (list(family(2**22 + 1)), private_bytes(2**22 + 1), resident_bytes([2**22 + 1])) == ([], 0, 0)

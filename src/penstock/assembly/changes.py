@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from penstock.core.config import Config, ModelConfig
 
 # What a running engine was started with: others take its place when one of these has changed.
-_OF_THE_START = ("engine", "source", "engine_args", "api_key")
+_OF_THE_START = ("engine", "source", "engine_args", "api_key", "gpus")
+# What the next start of an engine goes by.
+_OF_THE_NEXT_START = ("start_timeout_s",)
 # What a running gateway was started with.
 _OF_THE_GATEWAY = (
     *("listen", "admin", "api_keys", "admin_key", "workers", "connections_max"),
@@ -29,7 +31,8 @@ def changes(before: Config, after: Config) -> Iterator[str]:
     yield from (f"model {name} is gone" for name in old if name not in new)
     for name in (name for name in new if name in old):
         for key in _differing(old[name], new[name]):
-            yield f"models {name}: {key} has changed"
+            later = " (for replicas that are started from now on)" if key in _OF_THE_NEXT_START else ""
+            yield f"models {name}: {key} has changed{later}"
     for key in _differing(before.gateway, after.gateway):
         later = " (takes effect when the gateway is started again)" if key in _OF_THE_GATEWAY else ""
         yield f"gateway: {key} has changed{later}"

@@ -113,7 +113,7 @@ class Commands:
         began_s = time.monotonic()
         model = self._model(ask.model)
         old = _named(self._supervisor.keepers(model.name), ask.replica)
-        self._engines.check(self._reloading.loaded.config.models, lambda one: one is model)
+        await self._engines.check_aside(self._reloading.loaded.config.models, lambda one: one is model)
         if ask.in_place:
             if len(self._supervisor.keepers(model.name)) == 1:
                 tell(
@@ -121,7 +121,7 @@ class Commands:
                     "its only replica is restarted in place: requests get 503 with Retry-After meanwhile",
                 )
         else:
-            _, why = self._engines.check_room(model, model, old)
+            _, why = await self._engines.check_room(model, model, old)
             if why:
                 tell(model.name, why)
         if len(old) > 1:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
+from penstock.assembly.premises import Premises
 from penstock.core.config import ModelConfig
 from penstock.core.config_sources import Loaded
 from penstock.core.errors import PenstockError
@@ -16,17 +17,17 @@ from penstock.engines.client import EngineClient
 from penstock.policy.restart import RestartLimits
 from penstock.store.home import Home
 from penstock.store.runtime import Holder, Lock, Registry
-from penstock.supervisor import machine
 from penstock.supervisor.fit import check_fit
-from penstock.supervisor.keeper import Keeper, Surroundings
+from penstock.supervisor.keeper import Keeper
 from penstock.supervisor.loop import ModelKeepers
 from penstock.supervisor.parts import ReplicaPart
 from penstock.supervisor.preflight import check_models
-from penstock.supervisor.room import Machine, room_beside
+from penstock.supervisor.room import room_beside
 from penstock.telemetry.gpu import detect
 
 REPLICA_LIMITS = RestartLimits()
-MACHINE = Machine(machine.host_free_bytes, machine.family, machine.private_bytes, gpus=lambda: ())
+# A driver may hang.
+MACHINE_ANSWERS_WITHIN_S = 10.0
 
 
 class Engines:
@@ -46,16 +47,18 @@ class Engines:
         say: Callable[[str], None],
     ) -> None:
         self.registry = Registry(home.replicas)
+        self.premises = Premises(home, environ, loaded.config.models, say)
         self._home = home
         self._environ = environ
         self._client = client
-        self._say = say
         self.adopt(loaded)
 
     def adopt(self, loaded: Loaded) -> None:
-        """Gives what is started from now on the tokens of this configuration."""
+        """Starts engines by this configuration from now on."""
         tokens = {name: secret.get_secret_value() for name, secret in loaded.engine_environ.items()}
-        self._around = Surroundings({**tokens, **self._environ}, time.monotonic, random.random, self._say)
+        self._around = self.premises.around({**tokens, **self._environ})
+        self._drain_s = loaded.config.gateway.drain_timeout_s
+        self.premises.gpus.name(loaded.config.models)
 
     def check(
         self, models: Sequence[ModelConfig], only: Callable[[ModelConfig], bool] = lambda _: True
@@ -70,8 +73,13 @@ class Engines:
         """
         check_models(models, SPECS, only)
         check_fit(models, lambda: detect(os.environ), only)
+        self.premises.check_gpus(models)
 
-    def check_room(
+    async def check_aside(self, models: Sequence[ModelConfig], only: Callable[[ModelConfig], bool]) -> None:
+        """As `check`, while everything goes on."""
+        await asyncio.to_thread(self.check, models, only)
+
+    async def check_room(
         self, before: ModelConfig, after: ModelConfig, keepers: Sequence[Keeper]
     ) -> tuple[int, str]:
         """How many replicas of `after` can be started beside those of `before`, at least one; and why.
@@ -83,7 +91,11 @@ class Engines:
             PenstockError: there is no room for one.
         """
         pids = [keeper.pid for keeper in keepers if keeper.pid is not None]
-        room = room_beside(before, after, pids, MACHINE)
+        try:
+            async with asyncio.timeout(MACHINE_ANSWERS_WITHIN_S):
+                room = await asyncio.to_thread(room_beside, before, after, pids, self.premises.machine)
+        except TimeoutError:  # a start that fails leaves the old ones as they are
+            return 1, ""
         if room.replicas == 0:
             raise PenstockError(
                 f"there is no room for another replica of {after.name} beside those that run: {room.why}",
@@ -110,6 +122,7 @@ class Engines:
                 lock.acquire(holder)
                 stack.callback(lock.release)
                 self.registry.clear(model.name)
+                self.premises.end_left(model.name)
             yield
 
     def all_keepers(self, models: Sequence[ModelConfig]) -> tuple[ModelKeepers, ...]:
@@ -123,7 +136,16 @@ class Engines:
     def keepers(self, model: ModelConfig, numbers: Iterable[int]) -> Iterator[Keeper]:
         """Of the replicas of a model with these numbers."""
         for number in numbers:
-            part = ReplicaPart(model, SPECS[model.engine], number, self.registry, self._client, time.time)
+            part = ReplicaPart(
+                model,
+                SPECS[model.engine],
+                number,
+                self.registry,
+                self._client,
+                time.time,
+                self._drain_s,
+                self.premises.gpus,
+            )
             yield Keeper(part, self._home.log(part.name), REPLICA_LIMITS, self._around)
 
 

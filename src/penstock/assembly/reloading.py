@@ -72,9 +72,9 @@ class Reloading:
         """
         loaded, before = self._load(), self.loaded
         config = loaded.config
-        self._engines.check(config.models, self._is_to_start)
+        await self._engines.check_aside(config.models, self._is_to_start)
         swaps = [
-            self._swap(model, in_place, ready_within_s, tell)
+            await self._swap(model, in_place, ready_within_s, tell)
             for model in config.models
             if self._is_swapped(model)
         ]
@@ -107,11 +107,11 @@ class Reloading:
     def _is_swapped(self, model: ModelConfig) -> bool:
         return is_started(model) and model.name in self.models and self._is_to_start(model)
 
-    def _swap(self, after: ModelConfig, in_place: bool, ready_within_s: float, tell: Tell) -> _Swap:
+    async def _swap(self, after: ModelConfig, in_place: bool, ready_within_s: float, tell: Tell) -> _Swap:
         before, old = self.models[after.name], self._supervisor.keepers(after.name)
         at_once = 0
         if not in_place:
-            at_once, why = self._engines.check_room(before, after, old)
+            at_once, why = await self._engines.check_room(before, after, old)
             if why:
                 tell(after.name, why)
         return _Swap(before, after, old, Way(at_once, ready_within_s))

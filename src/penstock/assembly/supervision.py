@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,13 +22,9 @@ from penstock.store.home import Home
 from penstock.store.keys import KeyStore, KeyTerms, read_admin_key
 from penstock.store.runtime import Holder, Lock
 from penstock.supervisor.control import Control
-from penstock.supervisor.keeper import Keeper, Surroundings
+from penstock.supervisor.keeper import Keeper
 from penstock.supervisor.loop import Supervisor
-from penstock.supervisor.parts import (
-    GATEWAY_STOP_MARGIN_S,
-    REPLICA_STOP_WITHIN_S,
-    GatewayPart,
-)
+from penstock.supervisor.parts import GatewayPart, stop_within_s
 from penstock.supervisor.ports import settled
 from penstock.supervisor.preflight import check_addresses
 
@@ -67,7 +62,7 @@ class Session:
         self._say = say
         self._client = EngineClient()
         self._engines = Engines(loaded, home, environ, self._client, say)
-        self._gateway_around = Surroundings(environ, time.monotonic, random.random, say)
+        self._gateway_around = self._engines.premises.around(environ)
 
     def run_all(self, announce: Callable[[Address, str], None]) -> int:
         """Runs every model and the gateway; returns the exit code.
@@ -82,6 +77,7 @@ class Session:
         with ExitStack() as stack:
             stack.enter_context(self._lock(self._holder(gateway.listen)))
             stack.enter_context(self._engines.locked(self._config.models, self._holder(None)))
+            self._engines.premises.end_left("")
             check_addresses(gateway)
             listen, admin = settled(gateway.listen), settled(gateway.admin)
             secret, shown = self._first_secret(stack)
@@ -161,13 +157,12 @@ class Session:
         return asyncio.run(run())
 
     def _holder(self, listen: Address | None) -> Holder:
-        stop_within_s = self._config.gateway.drain_timeout_s + GATEWAY_STOP_MARGIN_S + REPLICA_STOP_WITHIN_S
         return Holder(
             pid=os.getpid(),
             listen=f"http://{listen.reachable()}" if listen else "",
             admin=f"http://{self._config.gateway.admin.reachable()}" if listen else "",
             started_at=time.time(),
-            stop_within_s=stop_within_s,
+            stop_within_s=stop_within_s(self._config.gateway.drain_timeout_s),
         )
 
     @contextmanager

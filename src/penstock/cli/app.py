@@ -19,7 +19,7 @@ from penstock.cli.terminal import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, com
 from penstock.core.errors import PenstockError
 
 COMMANDS = (
-    *("up", "gateway", "engine", "keys", "status", "top", "usage"),
+    *("up", "gateway", "engine", "keys", "status", "logs", "top", "usage"),
     *("drain", "undrain", "restart", "reload", "stop", "plan", "sim", "bench"),
 )
 VERSION_OPTION = "--version"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from penstock.cli.loading import Invocation
@@ -12,6 +12,7 @@ from penstock.core.errors import PenstockError
 
 if TYPE_CHECKING:
     from penstock.store.runtime import PartReport, Registration
+    from penstock.telemetry.gpu import GpuMemory
 
 GATEWAY = "gateway"
 NO_STATE = "unknown"
@@ -28,7 +29,7 @@ def look(here: Invocation) -> dict[str, Any]:
     seen = {one["name"]: one for one in overview.get("replicas", [])}
     reports = {report.name: report for report in PartReports(here.home.parts).all()} if holder else {}
     names = sorted({*own, *seen, *(name for name, report in reports.items() if report.model)})
-    gateway = reports.get(GATEWAY)
+    gateway, gpus = reports.get(GATEWAY), _gpus(reports.values())
     return {
         "running": holder is not None or bool(overview),
         "ready": not reason,
@@ -40,13 +41,19 @@ def look(here: Invocation) -> dict[str, Any]:
         "workers": overview.get("workers"),
         "in_progress": overview.get("in_progress"),
         "queues": overview.get("queues", {}),
-        "gateway": {"name": GATEWAY, **_part(gateway), **_process(gateway.pid)} if gateway else None,
-        "replicas": [_replica(name, own.get(name), seen.get(name, {}), reports.get(name)) for name in names],
+        "gateway": {"name": GATEWAY, **_part(gateway), **_process(gateway.pid, gpus)} if gateway else None,
+        "replicas": [
+            _replica(name, own.get(name), seen.get(name, {}), reports.get(name), gpus) for name in names
+        ],
     }
 
 
 def _replica(
-    name: str, own: Registration | None, seen: Mapping[str, Any], report: PartReport | None
+    name: str,
+    own: Registration | None,
+    seen: Mapping[str, Any],
+    report: PartReport | None,
+    gpus: Sequence[GpuMemory],
 ) -> dict[str, Any]:
     """What was registered of a replica, what the gateway knows of it, and what its keeper says."""
     address = own.url.removeprefix("http://") if own else seen.get("address", "")
@@ -67,7 +74,7 @@ def _replica(
         "in_flight": seen.get("in_flight"),
         "concurrency": seen.get("concurrency"),
         **_part(report),
-        **_process(pid),
+        **_process(pid, gpus),
     }
 
 
@@ -91,13 +98,27 @@ def _part(report: PartReport | None) -> dict[str, Any]:
     }
 
 
-def _process(pid: int) -> dict[str, Any]:
-    """A process and all below it."""
+def _process(pid: int, gpus: Sequence[GpuMemory]) -> dict[str, Any]:
+    """The memory of a process and all below it."""
     if not pid:
         return {"pid": None, "memory_bytes": None, "gpu_memory_bytes": None}
-    from penstock.supervisor.machine import resident_bytes
+    from penstock.supervisor.machine import family, resident_bytes
 
-    return {"pid": pid, "memory_bytes": resident_bytes(pid) or None, "gpu_memory_bytes": None}
+    members = family(pid)
+    held = sum(gpu.held_bytes.get(member, 0) for gpu in gpus for member in members)
+    return {"pid": pid, "memory_bytes": resident_bytes(members) or None, "gpu_memory_bytes": held or None}
+
+
+def _gpus(reports: Iterable[PartReport]) -> Sequence[GpuMemory]:
+    """The GPUs, where one was given to a part and the driver answers."""
+    if not any(report.gpus for report in reports):
+        return ()
+    from penstock.telemetry.gpu import memory
+
+    try:
+        return memory({})
+    except PenstockError:
+        return ()
 
 
 def _alone(overview: Mapping[str, Any]) -> str:

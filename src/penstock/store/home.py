@@ -71,6 +71,11 @@ class Home:
         return self.run / "parts"
 
     @property
+    def trees(self) -> Path:
+        """The processes of each part, for who has to end what a killed supervisor left."""
+        return self.run / "trees"
+
+    @property
     def logs(self) -> Path:
         """The output of engines and gateway, one file each."""
         return self.root / "logs"

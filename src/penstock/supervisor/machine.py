@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import psutil
@@ -43,12 +43,12 @@ def private_bytes(pid: int) -> int:
         return 0
 
 
-def resident_bytes(pid: int) -> int:
-    """Memory that a process and all below it have in RAM; what they share counts for each."""
+def resident_bytes(pids: Iterable[int]) -> int:
+    """Memory that processes have in RAM; what they share counts for each."""
     total = 0
-    for member in family(pid):
+    for pid in pids:
         try:
-            total += int(psutil.Process(member).memory_info().rss)
+            total += int(psutil.Process(pid).memory_info().rss)
         except psutil.Error:
             continue
     return total

@@ -6,7 +6,7 @@ leaves the old replica as it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,22 +14,14 @@ from penstock.core.config import ModelConfig
 from penstock.core.units import format_size
 from penstock.engines import llamacpp
 from penstock.planner.plan import UTILIZATION_DEFAULT
+from penstock.supervisor.gpus import span
+from penstock.telemetry.gpu import GpuMemory
 
 HOST_RESERVE_BYTES = 256 * 1024**2
 """Memory that a start leaves to everything else."""
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
 WEIGHT_FILES_MAX = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class GpuMemory:
-    """The memory of one GPU, and how much of it each process holds, where that is known."""
-
-    index: int
-    total_bytes: int
-    free_bytes: int
-    held_bytes: Mapping[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +33,14 @@ class Machine:
         family: the ids of a process and all below it.
         private_bytes: memory that a process shares with no other.
         gpus: its GPUs; none where there is no driver.
+        gpus_for: indices of those that one more replica of a model could be given; None where nobody chooses.
     """
 
     host_free_bytes: Callable[[], int]
     family: Callable[[int], Sequence[int]]
     private_bytes: Callable[[int], int]
     gpus: Callable[[], Sequence[GpuMemory]]
+    gpus_for: Callable[[ModelConfig], Sequence[int] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +102,14 @@ def _weights(path: Path) -> int:
 
 
 def _on_gpus(model: ModelConfig, families: Sequence[Sequence[int]], machine: Machine) -> Room | None:
-    gpus = machine.gpus()
+    if model.gpus == ():
+        return None
+    gpus, given = machine.gpus(), machine.gpus_for(model)
     shares = [share for family in families if (share := _share(family, gpus))]
+    if given is not None:
+        if len(given) < span(model):
+            return Room(0, _too_few(model, len(given)))
+        gpus = [gpu for gpu in gpus if gpu.index in given]
     asked = list(_asked(model, gpus))
     if not gpus or not (asked or shares):
         return None
@@ -119,6 +119,12 @@ def _on_gpus(model: ModelConfig, families: Sequence[Sequence[int]], machine: Mac
     free = ", ".join(f"{format_size(gpu.free_bytes)} on GPU {gpu.index}" for gpu in gpus)
     on = "a GPU" if count == 1 else f"each of {count} GPUs"
     return Room(fits, f"another replica needs {format_size(need)} of {on}; free are {free}")
+
+
+def _too_few(model: ModelConfig, left: int) -> str:
+    count = span(model)
+    gpus = "a GPU" if count == 1 else f"{count} GPUs"
+    return f"another replica needs {gpus}, and of those that it may have, {left or 'none'} are free"
 
 
 def _share(family: Sequence[int], gpus: Sequence[GpuMemory]) -> list[int]:
