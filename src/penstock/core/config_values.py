@@ -33,8 +33,12 @@ WHOLE = "a whole number"
 NAME = "1 to 128 characters without spaces or control characters"
 SECRET = "1 to 512 printable ASCII characters without spaces"  # noqa: S105 - a description, not a secret
 SOURCE = "one line of text, or a list of these"
+GPUS = "a list of up to 1024 GPU indices from 0 to 1023, such as [0, 1]"
 ENGINE_ARG = "text, a number, true or false, or a list of these"
 
+GPUS_MAX = 1024
+
+_INDEX = re.compile(r"[0-9]{1,4}")
 _SECRET = re.compile(r"[!-~]{1,512}")
 _REDIS_URL = re.compile(r"rediss?://[!-~]{1,500}|unix://[!-~]{1,500}")
 _OTLP_URL = re.compile(
@@ -180,6 +184,20 @@ def _source(value: object) -> object:
     return value if isinstance(value, str) else tuple(entries)
 
 
+def _gpus(value: object) -> tuple[int, ...]:
+    if isinstance(value, str):  # of an environment variable
+        value = [
+            int(entry) if _INDEX.fullmatch(entry) else entry
+            for entry in re.split(r"[\s,\[\]]+", value)
+            if entry
+        ]
+    if not isinstance(value, list | tuple) or len(value) > GPUS_MAX:
+        raise ValueError(f"expected {GPUS}")
+    if not all(type(entry) is int and 0 <= entry < GPUS_MAX for entry in value):
+        raise ValueError(f"expected {GPUS}")
+    return tuple(value)
+
+
 def _is_line(value: object) -> bool:
     return isinstance(value, str) and value.isprintable()
 
@@ -225,5 +243,6 @@ Name = Annotated[str, AfterValidator(_name), NAME]
 Secret = Annotated[SecretStr, AfterValidator(_secret), SECRET]
 ListenAddress = Annotated[Address, BeforeValidator(_address), ADDRESS]
 Source = Annotated[str | tuple[str, ...], BeforeValidator(_source), SOURCE]
+GpuIndices = Annotated[tuple[int, ...], BeforeValidator(_gpus), GPUS]
 ArgName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 ArgValue = Annotated[Any, AfterValidator(_engine_arg), ENGINE_ARG]
