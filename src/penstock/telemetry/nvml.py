@@ -99,7 +99,7 @@ def load() -> Any:
         return import_module("pynvml")
     except ImportError as error:
         raise NoGpuError(
-            "GPUs can't be read: nvidia-ml-py is not installed",
+            "GPUs can't be detected: nvidia-ml-py is not installed",
             reason=Reason.LIBRARY_MISSING,
             hint="pip install nvidia-ml-py",
         ) from error
