@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
+from penstock.assembly.exporter_beside import exporter_beside
 from penstock.assembly.reloading import GatewayAdmin, Reloading
-from penstock.core.config import Address, ModelConfig
+from penstock.core.config import Address, ExporterConfig, ModelConfig
 from penstock.core.config_sources import Loaded
 from penstock.engines.catalog import SPECS
 from penstock.engines.client import EngineClient
@@ -120,7 +121,7 @@ class Session:
                 self._home,
                 self._say,
             )
-            return self._run(supervisor)
+            return self._run(supervisor, self._config.exporter)
 
     def run_model(self, model: ModelConfig, out: Callable[[str], None]) -> int:
         """Runs the replicas of `model` alone; `out` gets a line for each. Returns the exit code."""
@@ -143,12 +144,15 @@ class Session:
             supervisor = Supervisor(
                 models, None, others_serve=False, unready=unready, on_ready=on_ready, say=self._say
             )
-            return self._run(supervisor)
+            return self._run(supervisor, ExporterConfig())
 
-    def _run(self, supervisor: Supervisor) -> int:
+    def _run(self, supervisor: Supervisor, exporter: ExporterConfig) -> int:
+        beside = exporter_beside(exporter, self._options, self._home, self._gateway_around, self._client)
+
         async def run() -> int:
             try:
-                return await supervisor.run()
+                async with beside:
+                    return await supervisor.run()
             finally:
                 self._client.close()
 

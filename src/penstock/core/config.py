@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from penstock.core.address import Address
+from penstock.core.config_exporter import ExporterConfig
 from penstock.core.config_limits import (
     BudgetConfig,
     IdempotencyConfig,
@@ -53,6 +54,7 @@ __all__ = [
     "BudgetConfig",
     "Config",
     "EngineKind",
+    "ExporterConfig",
     "GatewayConfig",
     "IdempotencyConfig",
     "LogConfig",
@@ -190,6 +192,7 @@ class Config(Section):
     idempotency: IdempotencyConfig = Field(default_factory=IdempotencyConfig)
     shared: SharedConfig = Field(default_factory=SharedConfig)
     usage: UsageConfig = Field(default_factory=UsageConfig)
+    exporter: ExporterConfig = Field(default_factory=ExporterConfig)
 
     @field_validator("models")
     @classmethod
@@ -223,6 +226,15 @@ class Config(Section):
                 for index, name in enumerate(tenant.models)
             )
         return tenants
+
+    @field_validator("exporter")
+    @classmethod
+    def _exporter_is_elsewhere(cls, exporter: ExporterConfig, info: ValidationInfo) -> ExporterConfig:
+        gateway = info.data.get("gateway")
+        for name in ("listen", "admin") if gateway is not None else ():
+            if exporter.listen.overlaps(address := getattr(gateway, name)):
+                raise ValueError(f"expected another listen than gateway.{name} ({address})")
+        return exporter
 
     @field_validator("models", "tenants")
     @classmethod

@@ -22,6 +22,7 @@ PERIOD = "a duration from 1s to 3650d, such as 10m, 24h or 90d"
 AMOUNT = "a number from 0 to 1000000000"
 NETWORK = "an IP address or network, such as 10.0.0.0/8 or ::1"
 REDIS_URL = "a URL such as redis://host:6379/0, redis://:password@host:6379/0 or rediss://host:6379"
+OTLP_URL = "a URL such as http://host:4318 or https://host:4317, without name and password"
 SIZE = "a size from 1KB to 1GB, such as 512KB, 10MB or 16MiB"
 WHOLE = "a whole number"
 NAME = "1 to 128 characters without spaces or control characters"
@@ -31,6 +32,9 @@ ENGINE_ARG = "text, a number, true or false, or a list of these"
 
 _SECRET = re.compile(r"[!-~]{1,512}")
 _REDIS_URL = re.compile(r"rediss?://[!-~]{1,500}|unix://[!-~]{1,500}")
+_OTLP_URL = re.compile(
+    r"https?://(?:[A-Za-z0-9._-]{1,253}|\[[0-9a-fA-F:.]{2,45}\])(?::[0-9]{1,5})?(?:/[!-~]{0,200})?"
+)
 _FLAGS = {
     "true": True,
     "yes": True,
@@ -98,6 +102,12 @@ def _network(value: str) -> str:
 def _redis_url(value: SecretStr) -> SecretStr:
     if not _REDIS_URL.fullmatch(value.get_secret_value()):
         raise ValueError(f"expected {REDIS_URL}")
+    return value
+
+
+def _otlp_url(value: str) -> str:
+    if not _OTLP_URL.fullmatch(value):
+        raise ValueError(f"expected {OTLP_URL}")
     return value
 
 
@@ -170,6 +180,7 @@ Amount = Annotated[float, BeforeValidator(_amount), AMOUNT]
 Flag = Annotated[bool, BeforeValidator(_flag), "true or false"]
 Network = Annotated[str, AfterValidator(_network), NETWORK]
 RedisUrl = Annotated[SecretStr, AfterValidator(_redis_url), REDIS_URL]
+OtlpUrl = Annotated[str, AfterValidator(_otlp_url), OTLP_URL]
 Count = Annotated[int, BeforeValidator(_whole), WHOLE]
 Name = Annotated[str, AfterValidator(_name), NAME]
 Secret = Annotated[SecretStr, AfterValidator(_secret), SECRET]
