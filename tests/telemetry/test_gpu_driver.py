@@ -266,6 +266,19 @@ def test_every_name_that_is_asked_for_is_one_of_the_real_library() -> None:
     assert str(asked.nvml.error("NVML_ERROR_GPU_IS_LOST")) == "GPU is lost"
 
 
+def test_an_older_library_that_lacks_names_tells_the_rest() -> None:
+    class Older(FakeNvml):
+        def __getattr__(self, name: str) -> Any:
+            missing = ("nvmlDeviceGetRemappedRows", "nvmlMemory_v2", "NVML_FI_DEV_GET_GPU_RECOVERY_ACTION")
+            return getattr(pynvml, f"{name}_missing") if name in missing else super().__getattr__(name)
+
+    (gpu,) = Driver(lambda: 0.0, Older).read().gpus
+
+    assert gpu.absent["remapped_rows"] is Absence.UNSUPPORTED
+    assert gpu.absent["recovery_action_code"] is Absence.UNSUPPORTED
+    assert gpu.number("memory_used_bytes") == 950 * MIB  # what is reserved is used, by the first account
+
+
 def test_the_real_library_answers_here_as_it_must() -> None:
     sight = Driver(lambda: 0.0).read()
 

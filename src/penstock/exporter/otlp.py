@@ -32,7 +32,6 @@ from penstock.exporter.families import VALUE_CHARS_MAX, Family, Kind
 
 PATH = "/v1/metrics"
 TIMEOUT_S = 5.0
-"""Of one push, its repetitions included."""
 
 _LIBRARY = "opentelemetry.exporter.otlp.proto.http"
 
@@ -49,12 +48,13 @@ class Push:
     Args:
         endpoint: as `http://collector:4318`.
         begun_ns: when the counters began, Unix time in nanoseconds.
+        timeout_s: of one push, its repetitions included.
     """
 
-    def __init__(self, endpoint: str, begun_ns: int) -> None:
+    def __init__(self, endpoint: str, begun_ns: int, timeout_s: float = TIMEOUT_S) -> None:
         self._begun_ns = begun_ns
         self._url = endpoint if endpoint.endswith(PATH) else f"{endpoint.rstrip('/')}{PATH}"
-        self._exporter = OTLPMetricExporter(endpoint=self._url, timeout=TIMEOUT_S)
+        self._exporter = OTLPMetricExporter(endpoint=self._url, timeout=timeout_s)
         self._resource = Resource.create(
             {
                 "service.name": "penstock-exporter",
