@@ -68,10 +68,6 @@ class Parts:
         )
         self.exporter = Exporter(sources, every_s, time.monotonic, self.notes)
 
-    def close(self) -> None:
-        """Closes its connections; the driver, which may hang, is left to the end of the process."""
-        self.client.close()
-
 
 def run_exporter(
     config: Config, load: Callable[[], Loaded], home: Home, environ: Mapping[str, str], fake_gpus: Path | None
@@ -83,15 +79,15 @@ def run_exporter(
     """
     log = open_log(config.log.level, config.log.format)
     parts = Parts(config, load, home, environ, fake_gpus, log)
-    try:
-        asyncio.run(_serve(config.exporter, parts, log))
-    finally:
-        parts.close()
+    asyncio.run(_serve(config.exporter, parts, log))
 
 
 async def look_once(parts: Parts) -> list[Family]:
-    """All that the exporter would show now."""
-    await parts.exporter.once()
+    """All that the exporter would show now; `parts` are not to be used again."""
+    try:
+        await parts.exporter.once()
+    finally:
+        parts.client.close()
     return parts.exporter.families()
 
 
@@ -119,6 +115,7 @@ async def _serve(config: ExporterConfig, parts: Parts, log: Logger) -> None:
         reading.cancel()
         with suppress(asyncio.CancelledError):
             await reading
+        parts.client.close()
 
 
 async def _listening(listener: Listener, address: Address) -> asyncio.Server:

@@ -57,18 +57,14 @@ def metrics(
             hint="set it, or print what would be pushed with --dry-run",
         )
     parts = Parts(config, here.load, here.home, here.environ, fake_gpus, open_log(level, config.log.format))
-    try:
-        families = asyncio.run(look_once(parts))
-        if level == "debug":
-            _explain(parts)
-        if dry_run or endpoint is None:
-            out(exposition(families).decode().rstrip())
-            return
-        push = open_push(endpoint)
-        push.send(families)
-        say(f"pushed {sum(len(family.samples) for family in families)} samples to {endpoint}")
-    finally:
-        parts.close()
+    families = asyncio.run(look_once(parts))
+    if level == "debug":
+        _explain(parts)
+    if dry_run or endpoint is None:
+        out(exposition(families).decode().rstrip())
+        return
+    open_push(endpoint).send(families)
+    say(f"pushed {sum(len(family.samples) for family in families)} samples to {endpoint}")
 
 
 def _explain(parts: Parts) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import psutil
@@ -128,7 +129,7 @@ class Exporter:
         families = Families()
         sight = self.sight
         if sight.gpus or sight.trouble:
-            gpu_families(families, sight, by_pid(self._sources.owners()), kin)
+            gpu_families(families, sight, by_pid(self._sources.owners()), lru_cache(maxsize=None)(kin))
         latest = self._host.latest
         host_found = list(latest.found) if latest is not None else []
         engine_families(families, self.pages)

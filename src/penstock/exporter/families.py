@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 
 VALUE_CHARS_MAX = 128
 """Of a label's value: names come from drivers and from other processes."""
@@ -73,17 +74,23 @@ def exposition(families: Iterable[Family]) -> bytes:
 
 def _text(family: Family) -> str:
     metric = family.metric
-    lines = [f"# HELP {metric.name} {metric.text}\n# TYPE {metric.name} {metric.kind}\n"]
-    for values, value in family.samples:
-        pairs = ",".join(f'{name}="{_escaped(of)}"' for name, of in zip(metric.labels, values, strict=True))
-        lines.append(
-            f"{metric.name}{{{pairs}}} {_number(value)}\n" if pairs else f"{metric.name} {_number(value)}\n"
-        )
-    return "".join(lines)
+    head = f"# HELP {metric.name} {metric.text}\n# TYPE {metric.name} {metric.kind}\n"
+    lines = [
+        f"{metric.name}{_labelled(metric.labels, values)} {_number(value)}\n"
+        for values, value in family.samples
+    ]
+    return "".join((head, *lines))
 
 
 def _number(value: float) -> str:
     return str(int(value)) if value == int(value) and abs(value) < 2**53 else repr(value)
+
+
+@lru_cache(maxsize=8192)
+def _labelled(names: tuple[str, ...], values: tuple[str, ...]) -> str:
+    """Labels in their braces; the same series are written at each scrape."""
+    pairs = (f'{name}="{_escaped(value)}"' for name, value in zip(names, values, strict=True))
+    return f"{{{','.join(pairs)}}}" if names else ""
 
 
 def _escaped(value: str) -> str:
