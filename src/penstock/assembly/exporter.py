@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from penstock.core.address import Address
 from penstock.core.config import Config, ExporterConfig
@@ -25,10 +25,9 @@ from penstock.exporter.owners import Owner
 from penstock.exporter.watch import Watch
 from penstock.store.home import Home
 from penstock.store.runtime import Registration, Registry
-from penstock.telemetry.fake_nvml import FakeNvml
+from penstock.telemetry.fake_nvml import library
 from penstock.telemetry.gpu_driver import Driver
 from penstock.telemetry.logs import Logger, open_log
-from penstock.telemetry.nvml import load as load_nvml
 
 if TYPE_CHECKING:
     from penstock.exporter.otlp import Push
@@ -54,7 +53,7 @@ class Parts:
         log: Logger,
     ) -> None:
         self.client = EngineClient()
-        self.driver = Driver(time.monotonic, _library(fake_gpus))
+        self.driver = Driver(time.monotonic, library(fake_gpus))
         self.notes = Notes(
             lambda event, members: log.warning(event, **members),
             lambda event, members: log.info(event, **members),
@@ -164,13 +163,6 @@ def open_push(endpoint: str) -> Push:
     from penstock.exporter.otlp import Push
 
     return Push(endpoint, time.time_ns())
-
-
-def _library(fake_gpus: Path | None) -> Callable[[], Any]:
-    if fake_gpus is None:
-        return load_nvml
-    fake = FakeNvml(script=fake_gpus)
-    return lambda: fake
 
 
 class _Replicas:

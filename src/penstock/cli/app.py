@@ -21,7 +21,7 @@ from penstock.core.errors import PenstockError
 COMMANDS = (
     *("up", "gateway", "engine", "keys", "status", "top", "usage"),
     *("drain", "undrain", "reload", "stop", "plan", "sim", "bench"),
-    *("exporter", "metrics"),
+    *("exporter", "metrics", "doctor"),
 )
 VERSION_OPTION = "--version"
 USAGE_CODES = frozenset({"usage", "invalid_configuration", "models_unusable"})

@@ -172,6 +172,18 @@ class FakeNvml:
             _, self.machine = _read(self._script)
 
 
+def library(script: Path | None) -> Callable[[], Any]:
+    """What makes the library: of the GPUs that a file describes, or the real one where there is no file.
+
+    Raises:
+        FakeScriptError: the file can't be read.
+    """
+    if script is None:
+        return load
+    fake = FakeNvml(script=script)
+    return lambda: fake
+
+
 def _read(script: Path) -> tuple[int, FakeMachine]:
     try:
         stamp, data = _stamp(script), script.read_bytes()[:SCRIPT_BYTES_MAX]
