@@ -12,7 +12,7 @@ from penstock.policy.restart import RestartLimits
 from penstock.store.home import Home
 from penstock.supervisor.exporter_part import ExporterPart
 from penstock.supervisor.keeper import Keeper, Surroundings
-from penstock.supervisor.ports import settled
+from penstock.supervisor.ports import settled, why_not_free
 
 LIMITS = RestartLimits(failed_starts_max=1)  # as of the gateway: what stops it from starting is no accident
 
@@ -26,7 +26,10 @@ async def exporter_beside(
     Args:
         options: of the command line, before the command.
     """
-    if not config.enabled:
+    taken = why_not_free(config.listen) if config.enabled else ""
+    if taken:
+        around.say(f"warning: no exporter: exporter.listen: {taken}; set it to another address")
+    if taken or not config.enabled:
         yield
         return
     part = ExporterPart(settled(config.listen), options, client)
