@@ -123,7 +123,7 @@ def test_an_endpoint_that_is_busy_or_slow_is_given_up(status: int, delay_s: floa
 def test_an_endpoint_that_is_down_is_an_error_and_gets_the_next_push_once_it_is_up() -> None:
     with receiver() as server:
         port = server.server_port
-    with pushing(f"http://127.0.0.1:{port}", timeout_s=0.3) as push:
+    with pushing(f"http://127.0.0.1:{port}", timeout_s=2.0) as push:
         refused(push)
         with receiver(port=port) as again:
             push.send(families())

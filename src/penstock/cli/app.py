@@ -20,7 +20,7 @@ from penstock.core.errors import PenstockError
 
 COMMANDS = (
     *("up", "gateway", "engine", "keys", "status", "top", "usage"),
-    *("drain", "undrain", "reload", "stop", "plan", "sim", "bench"),
+    *("drain", "undrain", "reload", "stop", "plan", "sim", "bench", "clickhouse"),
     *("exporter", "metrics", "doctor"),
 )
 VERSION_OPTION = "--version"

@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from penstock.core.address import Address
+from penstock.core.config_clickhouse import ClickHouseConfig
 from penstock.core.config_exporter import ExporterConfig
 from penstock.core.config_limits import (
     BudgetConfig,
@@ -35,6 +36,7 @@ from penstock.core.config_model import (
     Routing,
     Timeouts,
 )
+from penstock.core.config_traces import TracesConfig
 from penstock.core.config_values import (
     Amount,
     Count,
@@ -52,6 +54,7 @@ __all__ = [
     "REPLICAS_MAX",
     "Address",
     "BudgetConfig",
+    "ClickHouseConfig",
     "Config",
     "EngineKind",
     "ExporterConfig",
@@ -67,6 +70,7 @@ __all__ = [
     "SharedConfig",
     "TenantConfig",
     "Timeouts",
+    "TracesConfig",
     "UsageConfig",
 ]
 
@@ -193,6 +197,8 @@ class Config(Section):
     shared: SharedConfig = Field(default_factory=SharedConfig)
     usage: UsageConfig = Field(default_factory=UsageConfig)
     exporter: ExporterConfig = Field(default_factory=ExporterConfig)
+    traces: TracesConfig = Field(default_factory=TracesConfig)
+    clickhouse: ClickHouseConfig = Field(default_factory=ClickHouseConfig)
 
     @field_validator("models")
     @classmethod
