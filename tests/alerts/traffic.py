@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from typing import Any
 
@@ -28,10 +28,8 @@ def traffic(
 
     def client() -> None:
         while not over.is_set():
-            try:
+            with suppress(OSError, HTTPException):
                 server.request("POST", "/v1/completions", {**BODY, **body}, headers)
-            except (OSError, HTTPException):
-                pass
             over.wait(pause_s)
 
     threads = [threading.Thread(target=client, daemon=True) for _ in range(clients)]

@@ -114,7 +114,9 @@ def watching(folder: Path, config: dict[str, Any], time_scale: float) -> Iterato
         "ticket_webhook": url,
         **config.get("monitoring", {}),
     }
-    for name, text in prometheus(Config.model_validate({**config, "monitoring": monitoring}), time_scale).items():
+    for name, text in prometheus(
+        Config.model_validate({**config, "monitoring": monitoring}), time_scale
+    ).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     commands = (

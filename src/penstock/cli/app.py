@@ -19,9 +19,9 @@ from penstock.cli.terminal import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, com
 from penstock.core.errors import PenstockError
 
 COMMANDS = (
-    *("up", "gateway", "engine"),
-    *("plan", "render"),
-    *("keys", "status", "top", "usage", "logs"),
+    *("up", "gateway", "engine", "exporter"),
+    *("plan", "doctor", "render"),
+    *("keys", "status", "top", "usage", "logs", "metrics"),
     *("drain", "undrain", "restart", "reload", "stop"),
     *("sim", "bench", "clickhouse"),
 )
