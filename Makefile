@@ -21,7 +21,7 @@ INSTALL_FAILED = { echo "error: installing failed; the lines above say why" >&2;
 	echo "hint: pip needs a package index; set PIP_INDEX_URL where yours is not the usual one" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up stop status test test-vllm test-simulation soak bench-gateway monitoring loadtest benchmark check fmt lock clean python
+.PHONY: help setup up stop status test test-vllm test-alerts test-simulation soak bench-gateway monitoring loadtest benchmark check fmt lock clean python
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,10 @@ test: $(DEV)  ## run all tests
 test-vllm: $(DEV)  ## run the tests on a real vLLM, which is installed outside this folder, once
 	@tools/install_vllm.sh $(VLLM) $(PYTHON)
 	PENSTOCK_VLLM_VENV=$(VLLM) $(BIN)/python -m pytest tests/e2e/test_vllm.py tests/e2e/test_vllm_plan.py tests/e2e/test_vllm_rolling.py --timeout 600
+
+test-alerts: $(DEV)  ## break a stack in many ways, and see a real Prometheus and Alertmanager tell of each
+	@tools/install_test_packages.sh
+	$(BIN)/python -m tests.alerts
 
 test-simulation: $(DEV)  ## run the gateway's policies in virtual time; SEEDS=20000 for more
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS)

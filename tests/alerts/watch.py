@@ -122,7 +122,7 @@ def watching(folder: Path, config: dict[str, Any], time_scale: float) -> Iterato
     commands = (
         [
             *(needs("prometheus", "prometheus"), "--config.file=prometheus.yml", "--storage.tsdb.path=data"),
-            f"--web.listen-address=127.0.0.1:{port}",
+            *(f"--web.listen-address=127.0.0.1:{port}", "--rules.alert.resend-delay=1s"),
         ],
         [
             *(needs("prometheus-alertmanager", "prometheus-alertmanager"), "--config.file=alertmanager.yml"),
