@@ -68,7 +68,8 @@ def engines_killed(stack: Stack) -> Iterator[None]:
 @contextmanager
 def engines_frozen(stack: Stack) -> Iterator[None]:
     """Both engines stop in their midst; their health checks go on."""
-    with traffic(stack.gateway, 4, max_tokens=400):
+    # of two lengths, so that some are under way when others begin
+    with traffic(stack.gateway, 2, max_tokens=400), traffic(stack.gateway, 2, max_tokens=60):
         for engine in stack.engines:
             engine.script("freeze=40s")
         yield

@@ -190,7 +190,7 @@ availability = 99.9
 goodput = 95
 ttft = {{{{ under = "1s" }}}}
 tpot = {{{{ under = "60ms" }}}}
-e2e = {{{{ under = "4s" }}}}
+e2e = {{{{ under = "2s" }}}}
 
 [[tenants]]
 name = "poor"
