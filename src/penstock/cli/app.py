@@ -23,7 +23,7 @@ COMMANDS = (
     *("plan", "doctor"),
     *("keys", "status", "top", "usage", "logs", "metrics"),
     *("drain", "undrain", "restart", "reload", "stop"),
-    *("sim", "bench", "clickhouse"),
+    *("sim", "bench", "render", "clickhouse"),
 )
 VERSION_OPTION = "--version"
 USAGE_CODES = frozenset({"usage", "invalid_configuration", "models_unusable"})
