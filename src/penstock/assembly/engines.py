@@ -9,18 +9,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 from penstock.assembly.premises import Premises
-from penstock.core.config import ModelConfig
+from penstock.core.config import Address, ModelConfig
 from penstock.core.config_sources import Loaded
 from penstock.core.errors import PenstockError
 from penstock.engines.catalog import SPECS
 from penstock.engines.client import EngineClient
+from penstock.engines.remote import SCHEME
 from penstock.policy.restart import RestartLimits
 from penstock.store.home import Home
 from penstock.store.runtime import Holder, Lock, Registry
 from penstock.supervisor.fit import check_fit
 from penstock.supervisor.keeper import Keeper
 from penstock.supervisor.loop import ModelKeepers
-from penstock.supervisor.parts import ReplicaPart
+from penstock.supervisor.parts import PROBE_WITHIN_S, ReplicaPart
 from penstock.supervisor.preflight import check_models
 from penstock.supervisor.room import room_beside
 from penstock.telemetry.gpu import detect
@@ -104,6 +105,32 @@ class Engines:
                 + (": requests get 503 with Retry-After meanwhile" if len(keepers) == 1 else ""),
             )
         return room.replicas or 1, room.why
+
+    async def check_answers(self, model: ModelConfig) -> None:
+        """Asks the servers of a model that somebody else runs.
+
+        Raises:
+            PenstockError: none of them is well.
+        """
+        key = model.api_key.get_secret_value() if model.api_key else ""
+        path = SPECS[model.engine].health_path
+        said = await asyncio.gather(*(self._answer(url, path, key) for url in model.sources))
+        if all(said):
+            raise PenstockError(
+                f"models {model.name}: none of its URLs answers: {'; '.join(said)}", code="remote_unready"
+            )
+
+    async def _answer(self, url: str, path: str, key: str) -> str:
+        """What is wrong with a server; nothing where it is well."""
+        address = Address.parse(url.removeprefix(SCHEME))
+        headers = [(b"authorization", b"Bearer " + key.encode())] if key else []
+        try:
+            reply = await self._client.fetch(
+                address, b"GET", path.encode(), headers=headers, timeout_s=PROBE_WITHIN_S
+            )
+        except PenstockError as error:
+            return error.message
+        return "" if reply.status == 200 else f"{url}{path} says {reply.status}"
 
     @contextmanager
     def locked(self, models: Sequence[ModelConfig], holder: Holder) -> Iterator[None]:

@@ -21,6 +21,9 @@ from penstock.supervisor.control import Tell
 from penstock.supervisor.keeper import Keeper
 from penstock.supervisor.loop import Supervisor
 
+# For replicas that somebody else runs, and that have just answered.
+SERVED_WITHIN_S = 60.0
+
 
 @dataclass(frozen=True, slots=True)
 class _Swap:
@@ -78,6 +81,9 @@ class Reloading:
             for model in config.models
             if self._is_swapped(model)
         ]
+        for model in config.models:
+            if model.name in self.models and is_started(self.models[model.name]) and not is_started(model):
+                await self._engines.check_answers(model)
         told = list(changes(before.config, config))
         for line in told:
             tell("", line)
@@ -133,15 +139,18 @@ class Reloading:
 
     async def _take_away(self, before: Config, after: Config, tell: Tell) -> None:
         """Lets the replicas leave that are too many now."""
-        wanted = {model.name: model.replicas for model in after.models if is_started(model)}
-        await asyncio.gather(
-            *(
-                self._rolling.leave(
-                    self._supervisor.keepers(model.name)[wanted.get(model.name, 0) :], model, tell
-                )
-                for model in before.models
-            )
-        )
+        wanted = {model.name: model for model in after.models}
+        await asyncio.gather(*(self._leave(model, wanted.get(model.name), tell) for model in before.models))
+
+    async def _leave(self, before: ModelConfig, after: ModelConfig | None, tell: Tell) -> None:
+        keepers = self._supervisor.keepers(before.name)
+        if after is not None and is_started(after):
+            await self._rolling.leave(keepers[after.replicas :], before, tell)
+            return
+        if after is not None and keepers:  # somebody else runs it now
+            names = [keeper.part.name for keeper in keepers]
+            await self._rolling.until_served(before.name, names, SERVED_WITHIN_S, tell)
+        await self._rolling.leave(keepers, before, tell)
 
     async def _undo(self, swaps: Sequence[_Swap], tell: Tell) -> None:
         """Puts the replicas of before in the place of those that took theirs."""

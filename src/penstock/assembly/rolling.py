@@ -116,6 +116,17 @@ class Rolling:
             await self.leave(gone, model, tell)
         await self.leave(leaving, model, tell)
 
+    async def until_served(self, model: str, besides: Collection[str], within_s: float, tell: Tell) -> None:
+        """Waits until others than these replicas serve the model, or for so long."""
+        end_s = self._clock() + within_s
+        while self._clock() < end_s:
+            fleet, _ = await self._seen()
+            others = [n for n, one in fleet.replicas.items() if one.model == model and n not in besides]
+            if any(map(fleet.is_ready, others)):
+                return
+            await asyncio.sleep(self._look_every_s)
+        tell(model, f"no other replica serves it after {format_duration(within_s)}")
+
     async def leave(self, keepers: Sequence[Keeper], model: ModelConfig, tell: Tell) -> None:
         """Drains replicas and stops them; goes on to the end where it is cancelled amid it."""
         if keepers:
