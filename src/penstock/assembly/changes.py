@@ -16,7 +16,7 @@ _OF_THE_GATEWAY = (
     *("header_timeout_s", "keep_alive_s", "drain_timeout_s"),
     *("trusted_proxies", "address_requests_per_second", "address_connections_max"),
 )
-_OF_THE_START_SECTIONS = ("log", "idempotency", "shared", "usage")
+_OF_THE_START_SECTIONS = ("clickhouse", "log", "idempotency", "shared", "traces", "usage")
 
 
 def starts_otherwise(before: ModelConfig, after: ModelConfig) -> bool:
