@@ -37,6 +37,7 @@ from tests.e2e.questions import Mix, questions
 
 CLIENTS = 6
 TOKENS = 24
+PAUSE_S = 0.1
 
 TOML = """
 [gateway]
@@ -118,7 +119,7 @@ def through(
     front: Gateway, make: Callable[[], Ask], *command: str
 ) -> tuple[list[Seen], subprocess.CompletedProcess[str]]:
     """What clients saw while a command ran from its beginning to its end; and what it said."""
-    load = Background(Target(front.port), make, clients=CLIENTS)
+    load = Background(Target(front.port), make, clients=CLIENTS, pause_s=lambda: PAUSE_S)
     load.start()
     wait_until(lambda: len(load.seen) >= CLIENTS, "the load to begin")
     before = len(load.seen)
@@ -229,7 +230,9 @@ def test_an_unknown_name_is_answered_with_the_known_ones(
 
 
 def test_the_only_replica_restarts_in_place_with_503_meanwhile(site: Site) -> None:
-    load = Background(Target(site.front.port), demo_asks(site.front, "place"), clients=2)
+    load = Background(
+        Target(site.front.port), demo_asks(site.front, "place"), clients=2, pause_s=lambda: PAUSE_S
+    )
     load.start()
     wait_until(lambda: load.seen, "the load to begin")
 

@@ -17,7 +17,7 @@ from penstock.engines.client import EngineClient
 from penstock.engines.remote import SCHEME
 from penstock.policy.restart import RestartLimits
 from penstock.store.home import Home
-from penstock.store.runtime import Holder, Lock, Registry
+from penstock.store.runtime import Drained, Holder, Lock, Registry
 from penstock.supervisor.fit import check_fit
 from penstock.supervisor.keeper import Keeper
 from penstock.supervisor.loop import ModelKeepers
@@ -161,7 +161,8 @@ class Engines:
         )
 
     def keepers(self, model: ModelConfig, numbers: Iterable[int]) -> Iterator[Keeper]:
-        """Of the replicas of a model with these numbers."""
+        """Of the replicas of a model with these numbers; none is drained, as one of its name may have been."""
+        drained = Drained(self._home.drained)
         for number in numbers:
             part = ReplicaPart(
                 model,
@@ -173,6 +174,8 @@ class Engines:
                 self._drain_s,
                 self.premises.gpus,
             )
+            if part.name in drained():
+                drained.set(part.name, drained=False)
             yield Keeper(part, self._home.log(part.name), REPLICA_LIMITS, self._around)
 
 

@@ -95,7 +95,7 @@ class Reloading:
         try:
             for swap in swaps:
                 await self._rolling.replace(
-                    swap.old, swap.after, swap.after.replicas, swap.way, tell, _run_elsewhere(swap.before)
+                    swap.old, swap.after, swap.after.replicas, swap.way, tell, await self._run_elsewhere()
                 )
             await self._follow(config)
         except BaseException:
@@ -121,6 +121,11 @@ class Reloading:
             if why:
                 tell(after.name, why)
         return _Swap(before, after, old, Way(at_once, ready_within_s))
+
+    async def _run_elsewhere(self) -> set[str]:
+        """The names of replicas that Penstock does not start, and of those that the gateway has yet to forget."""
+        fleet = await self._gateway.fleet()
+        return set(fleet.replicas) - self._supervisor.names
 
     async def _follow(self, config: Config) -> None:
         """Starts what is missing, and tells the gateway; on failure what was started is stopped again."""
@@ -165,8 +170,3 @@ class Reloading:
                 await self._rolling.replace(fresh, swap.before, missing, swap.way, tell)
             except PenstockError as error:
                 tell(swap.before.name, f"can't be put back as it was: {error.message}")
-
-
-def _run_elsewhere(model: ModelConfig) -> list[str]:
-    """The names of its replicas that Penstock does not start."""
-    return [] if is_started(model) else [f"{model.name}-{number}" for number in range(len(model.sources))]

@@ -77,8 +77,6 @@ class Rolling:
         taken = self._supervisor.names.union(avoid)
         free = (n for n in itertools.count() if f"{model.name}-{n}" not in taken)
         fresh = tuple(self._make(model, itertools.islice(free, count)))
-        for keeper in fresh:  # it may have the name of one that was drained
-            self._drained.set(keeper.part.name, drained=False)
         self._supervisor.set_keepers(model.name, (*self._supervisor.keepers(model.name), *fresh))
         return fresh
 
@@ -100,7 +98,7 @@ class Rolling:
             PenstockError: a new one did not become ready; those that took an old one's place before go on.
         """
         if not way.at_once:
-            await self._in_place(old, model, count, way, tell)
+            await self._in_place(old, model, count, way, tell, others)
             return
         leaving, avoid = list(old), {*others, *(keeper.part.name for keeper in old)}
         while count:
@@ -134,7 +132,13 @@ class Rolling:
             await self.whole(self._leave(keepers, model, tell))
 
     async def _in_place(
-        self, old: Sequence[Keeper], model: ModelConfig, count: int, way: Way, tell: Tell
+        self,
+        old: Sequence[Keeper],
+        model: ModelConfig,
+        count: int,
+        way: Way,
+        tell: Tell,
+        others: Collection[str],
     ) -> None:
         for index in range(max(len(old), count)):
             fresh: tuple[Keeper, ...] = ()
@@ -142,7 +146,7 @@ class Rolling:
                 await self.leave(old[index : index + 1], model, tell)
             finally:  # also where it is cancelled: what was stopped is started again
                 if index < count and not self._supervisor.stopping:
-                    fresh = self.start(model, 1)
+                    fresh = self.start(model, 1, others)
             await self._until_ready(fresh, way.ready_within_s, tell)
 
     def _keep(self, model: str, *, without: Sequence[Keeper]) -> None:
