@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from penstock.assembly.admin import GatewayAdmin
 from penstock.assembly.changes import changes, starts_otherwise
@@ -17,7 +17,7 @@ from penstock.assembly.rolling import Rolling, Way
 from penstock.core.config import Config, ModelConfig
 from penstock.core.config_sources import Loaded
 from penstock.core.errors import PenstockError
-from penstock.supervisor.control import Tell
+from penstock.supervisor.control import READY_WITHIN_S, Tell
 from penstock.supervisor.keeper import Keeper
 from penstock.supervisor.loop import Supervisor
 
@@ -120,7 +120,8 @@ class Reloading:
             at_once, why = await self._engines.check_room(before, after, old)
             if why:
                 tell(after.name, why)
-        return _Swap(before, after, old, Way(at_once, ready_within_s))
+        requests_within_s = max(before.timeouts.total_s, after.timeouts.total_s)
+        return _Swap(before, after, old, Way(at_once, ready_within_s, requests_within_s))
 
     async def _run_elsewhere(self) -> set[str]:
         """The names of replicas that Penstock does not start, and of those that the gateway has yet to forget."""
@@ -148,14 +149,14 @@ class Reloading:
         await asyncio.gather(*(self._leave(model, wanted.get(model.name), tell) for model in before.models))
 
     async def _leave(self, before: ModelConfig, after: ModelConfig | None, tell: Tell) -> None:
-        keepers = self._supervisor.keepers(before.name)
+        keepers, requests_within_s = self._supervisor.keepers(before.name), before.timeouts.total_s
         if after is not None and is_started(after):
-            await self._rolling.leave(keepers[after.replicas :], before, tell)
+            await self._rolling.leave(before.name, keepers[after.replicas :], requests_within_s, tell)
             return
         if after is not None and keepers:  # somebody else runs it now
             names = [keeper.part.name for keeper in keepers]
             await self._rolling.until_served(before.name, names, SERVED_WITHIN_S, tell)
-        await self._rolling.leave(keepers, before, tell)
+        await self._rolling.leave(before.name, keepers, requests_within_s, tell)
 
     async def _undo(self, swaps: Sequence[_Swap], tell: Tell) -> None:
         """Puts the replicas of before in the place of those that took theirs."""
@@ -166,7 +167,8 @@ class Reloading:
             if not fresh and not missing:
                 continue
             tell(swap.before.name, "putting back the replicas of before")
+            way = replace(swap.way, ready_within_s=max(READY_WITHIN_S, swap.way.ready_within_s))
             try:
-                await self._rolling.replace(fresh, swap.before, missing, swap.way, tell)
+                await self._rolling.replace(fresh, swap.before, missing, way, tell)
             except PenstockError as error:
                 tell(swap.before.name, f"can't be put back as it was: {error.message}")
