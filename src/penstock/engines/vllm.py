@@ -84,4 +84,6 @@ def _words(name: str, value: object) -> Iterator[str]:
         yield from (f"--{flag}", str(value))
 
 
-SPEC = EngineSpec(kind="vllm", launch=launch, check=check, manner=VLLM_MANNER)
+STEPS = (b"vllm:iteration_tokens_total_count",)
+
+SPEC = EngineSpec(kind="vllm", launch=launch, check=check, manner=VLLM_MANNER, steps=STEPS)
