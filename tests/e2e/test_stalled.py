@@ -1,11 +1,11 @@
-"""An engine stands still while its server goes on answering: its requests go elsewhere, and it comes back when it moves."""
+"""An engine stands still while its server answers: its requests go elsewhere, and it comes back once it moves."""
 
 from __future__ import annotations
 
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.processes import Gateway, Sim, ready_gateway, remote, sim_engine, wait_until
-from tests.e2e.test_continuation import CHAT, ask, assert_one_answer, events_of, open_stream, read_until
+from tests.e2e.test_continuation import CHAT, ask, assert_one_answer, events_of
 
 STALL_S = 2.0
 EXTRA = (

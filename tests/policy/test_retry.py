@@ -19,7 +19,6 @@ from penstock.policy.retry import (
     retry,
 )
 
-
 BUDGETED = [failure for failure in Failure if failure is not Failure.STALLED]
 
 

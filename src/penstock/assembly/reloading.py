@@ -26,6 +26,7 @@ from penstock.supervisor.fit import check_fit
 from penstock.supervisor.keeper import Keeper
 from penstock.supervisor.loop import ModelKeepers, Supervisor
 from penstock.supervisor.preflight import check_models
+from penstock.supervisor.stalled import StalledReplica
 from penstock.telemetry.gpu import detect
 
 ASK_WITHIN_S = 10.0
@@ -39,7 +40,7 @@ _OF_THE_GATEWAY = (
     *("header_timeout_s", "keep_alive_s", "drain_timeout_s"),
     *("trusted_proxies", "address_requests_per_second", "address_connections_max"),
 )
-_OF_THE_START_SECTIONS = ("log", "idempotency", "shared", "usage")
+_OF_THE_START_SECTIONS = ("log", "idempotency", "shared", "traces", "usage")
 
 
 class GatewayAdmin:
@@ -62,6 +63,15 @@ class GatewayAdmin:
         """Requests that a replica has."""
         replicas = (await self._ask(b"GET", "/admin/fleet")).get("replicas", [])
         return sum(int(one["in_flight"]) for one in replicas if one["name"] == name)
+
+    async def stalled(self) -> dict[str, StalledReplica]:
+        """The replicas that are stalled, by name."""
+        replicas = (await self._ask(b"GET", "/admin/fleet")).get("replicas", [])
+        return {
+            one["name"]: StalledReplica(one["since_s"], one["evidence"])
+            for one in replicas
+            if one["state"] == "stalled"
+        }
 
     async def drain(self, name: str) -> None:
         """Gives a replica no more requests."""

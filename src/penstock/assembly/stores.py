@@ -11,8 +11,7 @@ import msgspec
 from penstock.assembly.worker import Worker
 from penstock.core.config import Config
 from penstock.core.errors import PenstockError
-from penstock.store.answers import AnswerStore
-from penstock.store.answers_local import LocalAnswers
+from penstock.store.answers import AnswerStore, LaterAnswers
 from penstock.store.home import Home
 from penstock.store.journal import Journal
 from penstock.store.keys import KeyRing
@@ -22,6 +21,7 @@ from penstock.store.limits_shared import SharedLimits
 from penstock.telemetry.logs import Logger
 
 if TYPE_CHECKING:
+    from penstock.store.answers_local import LocalAnswers
     from penstock.store.answers_redis import RedisAnswers
     from penstock.store.limits_redis import RedisLimits
 
@@ -121,15 +121,20 @@ class Stores:
             "entries_max": config.idempotency.entries_max,
             "bytes_max": config.idempotency.bytes_max,
         }
-        here = LocalAnswers(home.answers, time.time, **bounds, on_problem=self._log.warning)
+
+        def here() -> LocalAnswers:
+            from penstock.store.answers_local import LocalAnswers
+
+            return LocalAnswers(home.answers, time.time, **bounds, on_problem=self._log.warning)
+
         shared = config.shared
         if shared.redis is None:
-            return here
+            return LaterAnswers(here)
         from penstock.store.answers_redis import RedisAnswers
 
         url = shared.redis.get_secret_value()
         patience_s = max(ANSWER_PATIENCE_S, shared.timeout_s)
-        self._redis_answers = RedisAnswers(url, shared.prefix, here, **bounds, timeout_s=patience_s)
+        self._redis_answers = RedisAnswers(url, shared.prefix, here(), **bounds, timeout_s=patience_s)
         return self._redis_answers
 
     def _on_problem(self, error: PenstockError) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 from penstock.assembly.reloading import GatewayAdmin, Reloading
@@ -17,9 +17,11 @@ from penstock.engines.client import EngineClient
 from penstock.policy.restart import RestartLimits
 from penstock.store.home import Home
 from penstock.store.keys import KeyStore, KeyTerms, read_admin_key
-from penstock.store.runtime import Holder, Lock, Registry
+from penstock.store.runtime import Holder, Lock, PartReports, Registry
+from penstock.store.starts import Starts
 from penstock.supervisor.fit import check_fit
 from penstock.supervisor.keeper import Keeper, Surroundings
+from penstock.supervisor.loading import LoadingWatch
 from penstock.supervisor.loop import ModelKeepers, Supervisor
 from penstock.supervisor.parts import (
     GATEWAY_STOP_MARGIN_S,
@@ -29,6 +31,7 @@ from penstock.supervisor.parts import (
 )
 from penstock.supervisor.ports import settled
 from penstock.supervisor.preflight import check_addresses, check_models
+from penstock.supervisor.stalled import StalledRestarts
 from penstock.telemetry.gpu import detect
 
 REPLICA_LIMITS = RestartLimits()
@@ -110,17 +113,19 @@ class Session:
                 on_reload=on_reload,
                 say=self._say,
             )
+            gateway_admin = GatewayAdmin(self._client, admin.reachable(), self._admin_key)
             reloading = Reloading(
                 self._config,
                 self._load,
                 supervisor,
-                GatewayAdmin(self._client, admin.reachable(), self._admin_key),
+                gateway_admin,
                 self._keepers,
                 lambda model: stack.enter_context(self._engine_locks([model])),
                 self._home,
                 self._say,
             )
-            return self._run(supervisor)
+            restarts = StalledRestarts(gateway_admin.stalled, lambda: _keepers_of(supervisor))
+            return self._run(supervisor, (self._loading(lambda: _keepers_of(supervisor)).run, restarts.run))
 
     def run_model(self, model: ModelConfig, out: Callable[[str], None]) -> int:
         """Runs the replicas of `model` alone; `out` gets a line for each. Returns the exit code."""
@@ -130,10 +135,11 @@ class Session:
         with self._engine_locks([model]):
             models = self._model_keepers([model])
             keepers = models[0].keepers
+            loading = self._loading(lambda: keepers)
 
             async def unready() -> str:
                 waiting = [keeper.part.name for keeper in keepers if not keeper.became_ready.is_set()]
-                return f"{', '.join(waiting)} loading" if waiting else ""
+                return "; ".join(f"{name}: {loading.how_far(name) or 'loading'}" for name in waiting)
 
             def on_ready() -> None:
                 for registration in self._registry.registrations():
@@ -143,19 +149,28 @@ class Session:
             supervisor = Supervisor(
                 models, None, others_serve=False, unready=unready, on_ready=on_ready, say=self._say
             )
-            return self._run(supervisor)
+            return self._run(supervisor, (loading.run,))
 
-    def _run(self, supervisor: Supervisor) -> int:
+    def _run(
+        self, supervisor: Supervisor, beside: Sequence[Callable[[], Coroutine[None, None, None]]]
+    ) -> int:
         async def run() -> int:
+            tasks = [asyncio.create_task(work()) for work in beside]
             try:
                 return await supervisor.run()
             finally:
+                for task in tasks:
+                    task.cancel()
                 self._client.close()
 
         return asyncio.run(run())
 
+    def _loading(self, keepers: Callable[[], Iterable[Keeper]]) -> LoadingWatch:
+        return LoadingWatch(keepers, Starts(self._home.starts), self._home.log, time.monotonic)
+
     def _around(self, environ: Mapping[str, str]) -> Surroundings:
-        return Surroundings(environ, time.monotonic, random.random, self._say)
+        reports = PartReports(self._home.parts)
+        return Surroundings(environ, time.monotonic, random.random, self._say, reports)
 
     def _holder(self, listen: Address | None) -> Holder:
         stop_within_s = self._config.gateway.drain_timeout_s + GATEWAY_STOP_MARGIN_S + REPLICA_STOP_WITHIN_S
@@ -220,3 +235,7 @@ class Session:
             unseen.pop_all()
 
         return secret, shown
+
+
+def _keepers_of(supervisor: Supervisor) -> Iterator[Keeper]:
+    return (keeper for model in supervisor.models for keeper in model.keepers)

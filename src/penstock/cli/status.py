@@ -68,7 +68,7 @@ def _alone(overview: Mapping[str, Any]) -> str:
     """Why a gateway that was started alone can't serve; empty when it can."""
     if not overview:
         return "nothing runs here"
-    waiting = [one["name"] for one in overview["replicas"] if one["state"] != "ready"]
+    waiting = [one["name"] for one in overview["replicas"] if one["state"] not in _SERVING]
     return f"not ready: {', '.join(waiting)}" if waiting or not overview["replicas"] else ""
 
 
@@ -132,7 +132,8 @@ def _text(found: dict[str, Any]) -> str:
     return "\n\n".join(filter(None, parts))
 
 
-_FINE = frozenset({"ready", "unknown"})
+_SERVING = frozenset({"ready", "busy"})
+_FINE = _SERVING | {"unknown"}
 
 
 def _row(one: Mapping[str, Any]) -> tuple[str, ...]:

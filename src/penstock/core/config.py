@@ -34,6 +34,7 @@ from penstock.core.config_model import (
     Routing,
     Timeouts,
 )
+from penstock.core.config_traces import TracesConfig
 from penstock.core.config_values import (
     Amount,
     Count,
@@ -65,6 +66,7 @@ __all__ = [
     "SharedConfig",
     "TenantConfig",
     "Timeouts",
+    "TracesConfig",
     "UsageConfig",
 ]
 
@@ -190,6 +192,7 @@ class Config(Section):
     idempotency: IdempotencyConfig = Field(default_factory=IdempotencyConfig)
     shared: SharedConfig = Field(default_factory=SharedConfig)
     usage: UsageConfig = Field(default_factory=UsageConfig)
+    traces: TracesConfig = Field(default_factory=TracesConfig)
 
     @field_validator("models")
     @classmethod

@@ -11,6 +11,7 @@ from penstock.gateway.lines import Lines
 from penstock.gateway.replicas import Replicas
 from penstock.gateway.settings import Settings
 from penstock.policy.budget import LIMIT_NAMES, Subject
+from penstock.policy.fleet import State
 from penstock.store.keys import KeyRing
 from penstock.store.limits import LimitStore
 
@@ -113,7 +114,10 @@ def merged(views: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "draining": any(view["draining"] for view in views),
         "in_progress": sum(view["in_progress"] for view in views),
         "replicas": [
-            {**one, "in_flight": sum(_in_flight(view["replicas"], one["name"]) for view in views)}
+            {
+                **_stalled(one["name"], views, one),
+                "in_flight": sum(_in_flight(view["replicas"], one["name"]) for view in views),
+            }
             for one in first["replicas"]
         ],
         "queues": {
@@ -121,6 +125,12 @@ def merged(views: Sequence[dict[str, Any]]) -> dict[str, Any]:
             for model in first["queues"]
         },
     }
+
+
+def _stalled(name: str, views: Sequence[dict[str, Any]], one: dict[str, Any]) -> dict[str, Any]:
+    """What a worker knows of this replica that has seen it stall, or else `one`: only requests of its own tell."""
+    found = (seen for view in views for seen in view["replicas"] if seen["name"] == name)
+    return next((seen for seen in found if seen["state"] == State.STALLED), one)
 
 
 def _in_flight(replicas: Iterable[dict[str, Any]], name: str) -> int:

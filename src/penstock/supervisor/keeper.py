@@ -11,6 +11,7 @@ from pathlib import Path
 from penstock.core.errors import PenstockError
 from penstock.core.units import format_duration
 from penstock.policy.restart import GiveUp, RestartLimits, RestartState, after_exit
+from penstock.store.runtime import PartReport, PartReports
 from penstock.supervisor.exits import explained
 from penstock.supervisor.parts import Part
 from penstock.supervisor.process import Child, Ended, spawn
@@ -18,6 +19,7 @@ from penstock.supervisor.process import Child, Ended, spawn
 READY_LOOK_FIRST_S = 0.02
 READY_LOOK_EVERY_S_MAX = 0.1
 LINES_SHOWN = 5
+RESTART_WITHIN_S = 5.0  # whoever is restarted has nothing left to finish
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +31,14 @@ class Surroundings:
         clock: monotonic seconds.
         chance: a number from 0 to 1, each time another.
         say: prints a line for the owner.
+        reports: get how far starts have come; None tells nobody.
     """
 
     environ: Mapping[str, str]
     clock: Callable[[], float]
     chance: Callable[[], float]
     say: Callable[[str], None]
+    reports: PartReports | None = None
 
 
 class Keeper:
@@ -53,12 +57,31 @@ class Keeper:
         self._around = around
         self._state = RestartState()
         self._child: Child | None = None
+        self._restart_cause = ""
         self._stopping = asyncio.Event()
 
     @property
     def pid(self) -> int | None:
         """Of its process now, if there is one."""
         return self._child.pid if self._child else None
+
+    def loads(self, how_far: str) -> None:
+        """Notes how far its start has come, in words, for who asks; nothing once it is up."""
+        if self._around.reports is None:
+            return
+        with suppress(OSError):
+            report = PartReport(self.part.name, "running", pid=self.pid or 0, loading=how_far)
+            self._around.reports.write(report)
+
+    async def restart(self, cause: str) -> None:
+        """Ends its process, which is then started again as after any other end.
+
+        Args:
+            cause: why, as a sentence about "it".
+        """
+        if self._child is not None:
+            self._restart_cause = cause
+            await self._child.stop(RESTART_WITHIN_S)
 
     async def run(self) -> None:
         """Returns once it is stopped, or given up: then `given_up` says why."""
@@ -105,7 +128,9 @@ class Keeper:
                     await watch
             self._child = None
             self.part.ended()
-        return ended, f"{self.part.name} {explained(ended)}"
+        cause, self._restart_cause = self._restart_cause, ""
+        why = f"is restarted: {cause}" if cause else explained(ended)
+        return ended, f"{self.part.name} {why}"
 
     async def _watch_readiness(self) -> None:
         started_s = self._around.clock()
