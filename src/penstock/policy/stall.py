@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 # The silence after which the page is looked at, and how often then. A page of vLLM costs its server some milliseconds.
-LOOK_AFTER_S = 0.5
+LOOK_AFTER_S = 0.25
 LOOK_EVERY_S = 1.0
 # An engine whose page counts no steps is asked again after this: another may have been put in its place.
 LOOK_AGAIN_S = 60.0
