@@ -147,6 +147,7 @@ class Vigil:
         if full == (replica.state is State.BUSY):
             watched.turned_s = now_s
         elif now_s - watched.turned_s >= TURN_AFTER_S:
+            watched.turned_s = now_s
             event, cause = (Event.FULL, "all its permits are out") if full else (Event.ROOM, "has room again")
             self._replicas.see(replica.name, event, cause, f"{held} of {permits} permits are out")
 

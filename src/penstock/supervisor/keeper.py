@@ -67,11 +67,14 @@ class Keeper:
 
     def loads(self, how_far: str) -> None:
         """Notes how far its start has come, in words, for who asks; nothing once it is up."""
-        if self._around.reports is None:
+        reports = self._around.reports
+        if reports is None:
             return
         with suppress(OSError):
-            report = PartReport(self.part.name, "running", pid=self.pid or 0, loading=how_far)
-            self._around.reports.write(report)
+            if how_far:
+                reports.write(PartReport(self.part.name, "running", pid=self.pid or 0, loading=how_far))
+            else:
+                reports.remove(self.part.name)
 
     async def restart(self, cause: str) -> None:
         """Ends its process, which is then started again as after any other end.
@@ -127,6 +130,7 @@ class Keeper:
                 with suppress(asyncio.CancelledError):
                     await watch
             self._child = None
+            self.loads("")
             self.part.ended()
         cause, self._restart_cause = self._restart_cause, ""
         why = f"is restarted: {cause}" if cause else explained(ended)
