@@ -302,6 +302,21 @@ def test_one_whose_permits_are_all_out_for_a_while_is_busy_and_then_ready_again(
     play(scene())
 
 
+def test_a_page_that_can_not_be_asked_for_is_no_stall_of_what_is_not_streamed(play: Play) -> None:
+    async def scene() -> None:
+        it = Scene(replica("a"))
+        broken: Any = 7
+        it.probes.page = broken
+        it.give("a", Attempt(streams=False))
+
+        await it.look(20.0)
+
+        assert it.bugs
+        assert it.state("a") is State.READY
+
+    play(scene())
+
+
 def test_what_nobody_expected_is_told_and_the_others_are_looked_at(play: Play) -> None:
     async def scene() -> None:
         it = Scene(replica("a"), replica("b"))

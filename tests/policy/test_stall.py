@@ -53,6 +53,7 @@ class Watch:
         self.work = Work()
         self.steps = 0
         self.looks = 0
+        self.trouble = ""
         self._page_s = page_s
         self._counts = counts
         self._limit = limit
@@ -68,8 +69,8 @@ class Watch:
             self.now_s += EVERY_S
             if self.now_s >= self._page_at_s:
                 self._page_at_s = math.inf
-                pulse = Beat(self.steps) if self._counts else None
-                self.progress = answered(self.progress, pulse, "", self.now_s)
+                pulse = Beat(self.steps) if self._counts and not self.trouble else None
+                self.progress = answered(self.progress, pulse, self.trouble, self.now_s)
             self.progress = noted(self.progress, self.work, self.now_s)
             if is_stalled(self.progress, self._limit, self.now_s):
                 return True
@@ -157,6 +158,18 @@ def test_an_engine_that_counts_no_steps_is_judged_by_its_streams_alone() -> None
     assert watch.pass_by(3.0)
 
 
+def test_where_the_page_fails_replies_that_are_silent_to_their_end_prove_nothing() -> None:
+    watch = Watch()
+    watch.work = Work(8, 0)
+    watch.pass_by(2.0)
+    watch.trouble = "/metrics says 503"
+    assert not watch.pass_by(600.0)
+
+    watch.trouble = ""
+
+    assert watch.pass_by(LIMIT_S + 3.0)
+
+
 def test_a_page_is_looked_at_only_in_silence() -> None:
     watch = Watch()
     watch.work = Work(1, 1)
@@ -219,7 +232,9 @@ def test_the_evidence_names_requests_steps_bytes_and_page() -> None:
         "3 requests, no step for 10.0 s (vllm:iteration_tokens_total_count stays at 41), last byte 11.0 s ago"
     )
     assert evidence(asked(counted, 5.0), 12.0).endswith(", /metrics not answered for 7.0 s")
-    assert evidence(answered(counted, None, "/metrics says 503", 5.0), 12.0).endswith(", /metrics says 503")
+    failed = answered(counted, None, "/metrics says 503", 5.0)
+    assert evidence(failed, 12.0).endswith(", /metrics says 503")
+    assert limit_s(failed, None) == LONG_STEPS_S
     assert evidence(noted(Progress(0.0), Work(1, 1), 1.0), 2.0) == (
         "1 request, an engine that counts no steps, no byte ever"
     )

@@ -169,7 +169,11 @@ class Vigil:
         self._replicas.traffic.cut(replica.name, error)
 
     async def _ask(self, replica: Replica, watched: _Watched, within_s: float) -> None:
-        pulse, trouble = await self._probes.pulse(replica, self._specs(replica.engine), within_s)
+        pulse, trouble = None, "/metrics could not be asked for"
+        try:
+            pulse, trouble = await self._probes.pulse(replica, self._specs(replica.engine), within_s)
+        except Exception as error:
+            self._on_bug(replica.name, error)
         watched.progress = stall.answered(watched.progress, pulse, trouble, self._clock())
 
     async def _revive(self, replica: Replica, watched: _Watched) -> None:

@@ -2,10 +2,9 @@
 
 The gateway's own traffic says what bytes came; the engine's page of metrics says whether it made steps, and is only
 looked at in silence. That an engine answers its health check proves nothing: it does so while all work in it stands
-still. A page that is late, or gone, is no proof of a stall either; silence for the whole limit is.
+still. A page that is late is no proof of a stall either; silence for the whole limit is.
 
-Where an engine counts no steps, only those of its streams that have begun or wait to begin count as work: a reply that
-is not streamed is silent to its end.
+Where nothing tells of steps, only streams count as work: a reply that is not streamed is silent to its end.
 """
 
 from __future__ import annotations
@@ -81,6 +80,11 @@ class Progress:
     answered_s: float = -math.inf
     page: str = ""
 
+    @property
+    def is_blind(self) -> bool:
+        """Whether nothing tells of its steps."""
+        return self.pulse is None or bool(self.page)
+
 
 def noted(progress: Progress, work: Work, now_s: float, late_s: float = 0.0) -> Progress:
     """What is known after a look at the traffic.
@@ -88,7 +92,7 @@ def noted(progress: Progress, work: Work, now_s: float, late_s: float = 0.0) -> 
     Args:
         late_s: for how long the gateway itself stood still since the last look: no engine is to blame for that.
     """
-    counted = work.streams if progress.pulse is None else work.requests
+    counted = work.streams if progress.is_blind else work.requests
     moved_s = max(progress.moved_s + late_s, work.heard_s) if counted else now_s
     return replace(progress, work=work, moved_s=min(moved_s, now_s))
 
@@ -97,8 +101,8 @@ def wants_look(progress: Progress, now_s: float) -> bool:
     """Whether the page of the engine should be looked at now."""
     if not progress.work.requests or progress.asked_s > progress.answered_s:
         return False
-    if progress.pulse is None and not progress.page:
-        return now_s - progress.answered_s >= LOOK_AGAIN_S
+    if progress.is_blind:
+        return now_s - progress.answered_s >= (LOOK_EVERY_S if progress.page else LOOK_AGAIN_S)
     return now_s - progress.moved_s >= LOOK_AFTER_S and now_s - progress.asked_s >= LOOK_EVERY_S
 
 
@@ -124,8 +128,9 @@ def limit_s(progress: Progress, set_s: float | None) -> float:
     """For how long it may make no progress; `set_s` is what is configured."""
     if set_s is not None:
         return set_s
-    pulse = progress.pulse
-    return SHORT_STEPS_S if pulse is not None and pulse.counter.startswith(SHORT_STEPS) else LONG_STEPS_S
+    if progress.pulse is None or progress.is_blind:
+        return LONG_STEPS_S
+    return SHORT_STEPS_S if progress.pulse.counter.startswith(SHORT_STEPS) else LONG_STEPS_S
 
 
 def is_stalled(progress: Progress, limit_s: float, now_s: float) -> bool:
@@ -134,7 +139,7 @@ def is_stalled(progress: Progress, limit_s: float, now_s: float) -> bool:
         return False
     if progress.asked_s > progress.answered_s:  # a page that is late may still tell of steps
         return now_s - progress.asked_s >= limit_s / 2
-    return progress.pulse is None or now_s - progress.answered_s < FRESH_S
+    return progress.is_blind or now_s - progress.answered_s < FRESH_S
 
 
 def evidence(progress: Progress, now_s: float) -> str:
