@@ -25,6 +25,7 @@ import psutil
 import pytest
 
 from penstock.engines.vllm import VENV_VARIABLE
+from penstock.policy.stall import SHORT_STEPS_S
 from tests.e2e.conftest import DEMO
 from tests.e2e.processes import Gateway, penstock_up, wait_until
 from tests.e2e.test_continuation import CHAT, events_of, open_stream, read_events, read_until, ready_replicas
@@ -38,14 +39,14 @@ pytestmark = [
     pytest.mark.timeout(600),
 ]
 
-STALL_S = 5.0
+STALL_S = SHORT_STEPS_S  # which is what holds where nothing is set
 SEEN_WITHIN_S = STALL_S + 2.0
 RESTART_AFTER_S = 40.0
 # A model's table ends where that of its engine_args begins, so these stand before.
 HEALTH = f"""replicas = 2
 routing = "round_robin"
 concurrency = 64
-health = {{ stall = "{STALL_S}s", restart_after = "{RESTART_AFTER_S}s" }}
+health = {{ restart_after = "{RESTART_AFTER_S}s" }}
 timeouts = {{ first_token = "120s", stall = "120s", total = "240s" }}
 """
 SATURATED_S = float(os.environ.get("PENSTOCK_SATURATED_S", "180"))
@@ -86,10 +87,11 @@ def replica(stack: Gateway, name: str) -> dict[str, Any]:
     return next((one for one in replicas if one["name"] == name), {"state": "absent"})
 
 
-def moves(stack: Gateway) -> list[tuple[str, str, str]]:
-    """All changes of state so far: of which replica, from what, to what."""
+def moves(stack: Gateway) -> list[tuple[str, str, str, str]]:
+    """All changes of state so far: of which replica, from what, to what, and by which evidence."""
     lines = [json.loads(line) for line in (stack.home / "logs" / "gateway.log").read_text().splitlines()]
-    return [(one["replica"], one["before"], one["after"]) for one in lines if one.get("event") == "replica"]
+    changes = [one for one in lines if one.get("event") == "replica"]
+    return [(one["replica"], one["before"], one["after"], one["evidence"]) for one in changes]
 
 
 def tell(text: str) -> None:
@@ -167,7 +169,7 @@ def test_a_stopped_engine_core_is_seen_left_and_found_again(stack: Gateway) -> N
     assert all(events[-1] == "[DONE]" for events in it.late)
     assert "no step for" in it.seen["evidence"]
     assert it.seen["evidence"].endswith("/health says 200")
-    path = [move[1:] for move in moves(stack) if move[0] == it.name]
+    path = [move[1:3] for move in moves(stack) if move[0] == it.name]
     assert path[-3:] == [("ready", "stalled"), ("stalled", "warming"), ("warming", "ready")]
     wait_until(lambda: _serves(stack, it.name), "it to be given requests again")
 
@@ -206,7 +208,7 @@ def test_an_engine_under_full_load_is_never_called_stalled(stack: Gateway) -> No
 
     tell(f"{dict(ends)} in {SATURATED_S:g} s with {CLIENTS} clients; states looked at: {dict(states)}")
     changes = moves(stack)[earlier:]
-    assert not [change for change in changes if not {"ready", "busy"} >= set(change[1:])], changes
+    assert not [change for change in changes if not {"ready", "busy"} >= set(change[1:3])], changes
     assert set(states) <= {"ready", "busy"}
     assert set(ends) == {"200"}
 
