@@ -289,3 +289,25 @@ async def _given_up(kept: Keeper) -> str:
     async with asyncio.timeout(WITHIN_S):
         await kept.run()
     return kept.given_up
+
+
+def test_a_part_that_is_restarted_comes_back_and_the_reason_is_said(tmp_path: Path) -> None:
+    part, said = ScriptPart("demo-0", tmp_path), Said()
+
+    async def scene() -> None:
+        kept = keeper(part, said)
+        await kept.restart("nothing runs yet, which is no trouble")
+        running = asyncio.create_task(kept.run())
+        await ready(kept)
+        first = kept.pid
+        await kept.restart("it has been stalled for 3m")
+        await until(lambda: kept.pid not in (None, first))
+        await ready(kept)
+        await kept.stop()
+        await running
+
+    asyncio.run(scene())
+
+    assert part.events == ["demo-0 started", "demo-0 ended"] * 2
+    assert "demo-0 is restarted: it has been stalled for 3m" in said.text
+    assert "nothing runs yet" not in said.text

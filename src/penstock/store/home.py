@@ -81,6 +81,11 @@ class Home:
         return self.root / "logs"
 
     @property
+    def starts(self) -> Path:
+        """How long the last start of each model took."""
+        return self.root / "starts.json"
+
+    @property
     def journal(self) -> Path:
         """What was used, line by line."""
         return self.root / "journal"
