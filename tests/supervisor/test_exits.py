@@ -81,6 +81,16 @@ def test_harmless_lines_from_long_ago_tell_nothing() -> None:
     assert "NCCL" not in told.sentence
 
 
+def test_warnings_and_what_is_for_information_are_no_causes() -> None:
+    warning = "(APIServer pid=7) WARNING 11-28 Found ulimit of 20000: this can cause `OSError: [Errno 24] Too many open files`"
+
+    told = explained(
+        Ended(1, (warning, "ERROR Worker proc VllmWorker-0 died unexpectedly (exit code: None)"))
+    )
+
+    assert "one of its processes was killed or fell" in told.sentence
+
+
 def test_a_kill_for_memory_is_known_from_the_control_group() -> None:
     told = explained(Ended(1, ("worker died",), oom_kills=1))
 

@@ -21,6 +21,7 @@ _TELLS_OF_FAULT = re.compile(
     r"error|exception|fatal|critical|fail|abort|terminate|can't|cannot|could ?n[o']t|unable|denied|killed|died"
     r"|no space|timed? ?out|not supported|unsupported|exit ?code"
 )
+_IS_HARMLESS = re.compile(r"\b(?:DEBUG|INFO|WARNING)\b")  # levels of a log; NCCL says WARN of what ends it
 _EXCEPTION = re.compile(r"\b(?:\w+\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit)\b(?::\s*\S|$)")
 _POINTS_ELSEWHERE = re.compile(
     r"root cause|see (?:stack )?trace|engine core initialization failed", re.IGNORECASE
@@ -52,9 +53,10 @@ def explained(ended: Ended, causes: Iterable[tuple[str, str]] = (), *, was_ready
     """
     how = _how(ended.returncode)
     lines = [_COLOUR.sub("", line).strip() for line in ended.last_lines]
+    telling = [line for line in _telling(lines) if not _IS_HARMLESS.search(line)]
     cause, evidence = _by_kernel(ended), ""
     if not cause and ended.returncode not in _FROM_OUTSIDE:
-        cause, evidence = _by_log((*causes, *CAUSES), _telling(lines))
+        cause, evidence = _by_log((*causes, *CAUSES), telling)
     if cause:
         told = f"; its log says: {evidence}" if evidence else ""
         return Explanation(f"{how}: {cause}{told}", evidence, port_taken=cause == PORT_TAKEN)
@@ -127,7 +129,8 @@ def _last_words(lines: Sequence[str]) -> str:
 
 
 def _exceptions(lines: Sequence[str]) -> Iterator[str]:
-    return (line for line in lines if _EXCEPTION.search(line) and not _POINTS_ELSEWHERE.search(line))
+    fit = (line for line in lines if _EXCEPTION.search(line) and not _IS_HARMLESS.search(line))
+    return (line for line in fit if not _POINTS_ELSEWHERE.search(line))
 
 
 def _short(line: str) -> str:
