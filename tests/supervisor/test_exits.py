@@ -82,7 +82,7 @@ def test_harmless_lines_from_long_ago_tell_nothing() -> None:
 
 
 def test_warnings_and_what_is_for_information_are_no_causes() -> None:
-    warning = "(APIServer pid=7) WARNING 11-28 Found ulimit of 20000: this can cause `OSError: [Errno 24] Too many open files`"
+    warning = "(APIServer pid=7) WARNING 11-28 Found ulimit of 20000, which may cause `[Errno 24] Too many open files`"
 
     told = explained(
         Ended(1, (warning, "ERROR Worker proc VllmWorker-0 died unexpectedly (exit code: None)"))

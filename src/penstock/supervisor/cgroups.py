@@ -87,7 +87,7 @@ class Cgroups:
     @classmethod
     def here(cls) -> Cgroups:
         """What this machine lets this process use."""
-        own = _own_folders(_text(SELF / "cgroup"), _text(SELF / "mountinfo"))
+        own = own_folders(_text(SELF / "cgroup"), _text(SELF / "mountinfo"))
         parent = next(
             (own[name] for name in ("", *V1_HIERARCHIES) if name in own and _is_writable(own[name])), None
         )
@@ -113,26 +113,35 @@ class Cgroups:
         return Group(folders[0], made[1] if len(made) > 1 else None)
 
 
-def _own_folders(cgroup: str, mountinfo: str) -> Mapping[str, Path]:
-    """The folder of this process's group in each hierarchy, by controller; version 2 is the empty name."""
-    mounts = {}
-    for line in mountinfo.splitlines():
-        before, _, after = line.partition(" - ")
-        kind, _, options = after.split(" ", 2)
-        root, point = before.split(" ")[3:5]
-        if kind == "cgroup2":
-            mounts[""] = (root, Path(point))
-        elif kind == "cgroup":
-            mounts |= {option: (root, Path(point)) for option in options.split(",")}
+def own_folders(cgroup: str, mountinfo: str) -> Mapping[str, Path]:
+    """The folder of a process's group in each hierarchy, by controller; version 2 is the empty name.
+
+    Args:
+        cgroup: its /proc/PID/cgroup.
+        mountinfo: its /proc/PID/mountinfo.
+    """
+    mounts = dict(_mounts(mountinfo))
     found = {}
     for line in cgroup.splitlines():
-        _, controllers, path = line.split(":", 2)
-        for name in controllers.split(","):
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        for name in controllers.split(",") if path else ():
             if name in mounts:
                 shown, mounted = mounts[name]
                 inner = path.removeprefix(shown.rstrip("/"))  # a container may show a part of the hierarchy
                 found[name] = mounted / inner.lstrip("/")
     return found
+
+
+def _mounts(mountinfo: str) -> Iterator[tuple[str, tuple[str, Path]]]:
+    """What is mounted of each hierarchy, and where."""
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        where, (kind, *options) = before.split(" "), after.split(" ")
+        if len(where) < 5 or not kind.startswith("cgroup"):
+            continue
+        names = [""] if kind == "cgroup2" else options[-1].split(",")
+        yield from ((name, (where[3], Path(where[4]))) for name in names)
 
 
 def _is_writable(folder: Path) -> bool:
