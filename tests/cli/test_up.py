@@ -87,7 +87,7 @@ class Site:
         assert not alive
         socket.create_server((HOST, self.port)).close()
         left = {path.name for path in (self.folder / ".penstock" / "run").rglob("*")}
-        assert left == {"parts", "replicas"}
+        assert left == {"parts", "replicas", "trees"}
 
 
 @pytest.fixture
@@ -199,7 +199,7 @@ def test_a_taken_port_is_said_with_who_has_it(site: Site) -> None:
         "stop it or set gateway.listen\n"
     )
     left = {path.name for path in (site.folder / ".penstock" / "run").rglob("*")}
-    assert left == {"parts", "replicas"}
+    assert left == {"parts", "replicas", "trees"}
     assert not (site.folder / ".penstock" / "keys.json").exists()
 
 
