@@ -10,11 +10,13 @@ from penstock.core.config import ModelConfig
 from penstock.core.errors import PenstockError
 from penstock.store.home import Home
 from penstock.store.runtime import PartReports
+from penstock.supervisor import machine
 from penstock.supervisor.gpus import Gpus, check_gpus
 from penstock.supervisor.keeper import Surroundings
 from penstock.supervisor.reports import Reports
+from penstock.supervisor.room import Machine
 from penstock.supervisor.trees import Trees
-from penstock.telemetry.gpu import free_memory, holders
+from penstock.telemetry.gpu import GpuMemory, free_memory, holders, memory
 
 
 class Premises:
@@ -38,6 +40,13 @@ class Premises:
         self._trees = Trees.here(home.trees)
         self._reports = PartReports(home.parts)
         self.gpus = Gpus(self._free_memory, models)
+        self.machine = Machine(
+            machine.host_free_bytes,
+            machine.family,
+            machine.private_bytes,
+            self._gpu_memory,
+            self.gpus.candidates,
+        )
 
     def around(self, environ: Mapping[str, str]) -> Surroundings:
         """What a keeper gets whose children start from `environ`."""
@@ -63,6 +72,12 @@ class Premises:
         """Ends what an earlier supervisor has left of a model, or of the gateway where `model` is empty."""
         for part in self._trees.end_left(model, self._say, self._environ):
             self._reports.remove(part)
+
+    def _gpu_memory(self) -> Sequence[GpuMemory]:
+        try:
+            return memory(self._environ)
+        except PenstockError:  # as below
+            return ()
 
     def _free_memory(self) -> Mapping[int, int]:
         try:

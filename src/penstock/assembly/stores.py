@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from penstock.assembly.delivering import Delivering
 from penstock.assembly.worker import Worker
 from penstock.core.config import Config
 from penstock.core.errors import PenstockError
-from penstock.store.answers import AnswerStore
-from penstock.store.answers_local import LocalAnswers
+from penstock.store.answers import AnswerStore, LaterAnswers
 from penstock.store.home import Home
 from penstock.store.journal import Journal
 from penstock.store.keys import KeyRing
@@ -22,6 +22,7 @@ from penstock.store.limits_shared import SharedLimits
 from penstock.telemetry.logs import Logger
 
 if TYPE_CHECKING:
+    from penstock.store.answers_local import LocalAnswers
     from penstock.store.answers_redis import RedisAnswers
     from penstock.store.limits_redis import RedisLimits
 
@@ -54,8 +55,10 @@ class Stores:
             on_recovered=lambda kept: log.info("journal works again", kept_lines=kept),
         )
         self._home = home
-        self._task = Task(config.usage.journal_keep_s)
-        self._damage = (0, 0)
+        self._task = Task(config.usage.journal_keep_s, outbox=config.clickhouse.url is not None)
+        self.damage = (0, 0)  # torn lines and unreadable files of the journal
+        self.ledger_failing = False
+        self.delivery = Delivering(home.ledger, config.clickhouse, log) if config.clickhouse.url else None
 
     async def start(self) -> None:
         """Reaches what is shared, and lets budgets go on from what the ledger says was spent."""
@@ -81,6 +84,8 @@ class Stores:
                 kept = await self._keep(self._task)
                 if kept.whole:
                     taken, taken_s = lines, now_s
+            if self.delivery is not None:
+                await self.delivery.tend(now_s)
 
     def on_answers(self, works: bool, why: str) -> None:
         """Tells whether answers for idempotency keys can be kept."""
@@ -121,15 +126,20 @@ class Stores:
             "entries_max": config.idempotency.entries_max,
             "bytes_max": config.idempotency.bytes_max,
         }
-        here = LocalAnswers(home.answers, time.time, **bounds, on_problem=self._log.warning)
+
+        def here() -> LocalAnswers:
+            from penstock.store.answers_local import LocalAnswers
+
+            return LocalAnswers(home.answers, time.time, **bounds, on_problem=self._log.warning)
+
         shared = config.shared
         if shared.redis is None:
-            return here
+            return LaterAnswers(here)
         from penstock.store.answers_redis import RedisAnswers
 
         url = shared.redis.get_secret_value()
         patience_s = max(ANSWER_PATIENCE_S, shared.timeout_s)
-        self._redis_answers = RedisAnswers(url, shared.prefix, here, **bounds, timeout_s=patience_s)
+        self._redis_answers = RedisAnswers(url, shared.prefix, here(), **bounds, timeout_s=patience_s)
         return self._redis_answers
 
     def _on_problem(self, error: PenstockError) -> None:
@@ -161,10 +171,11 @@ class Stores:
 
     async def _keep(self, task: Task) -> Kept:
         kept = await keep(self._home.ledger, self._home.journal, task)
+        self.ledger_failing = bool(kept.problems)
         for problem in kept.problems:
             self._log.error(problem.message, hint=problem.hint)
-        damage = (kept.torn, kept.unreadable) if kept.whole or kept.unreadable else self._damage
-        if any(damage) and damage != self._damage:
+        damage = (kept.torn, kept.unreadable) if kept.whole or kept.unreadable else self.damage
+        if any(damage) and damage != self.damage:
             self._log.warning("damaged lines in the journal", torn=kept.torn, unreadable=kept.unreadable)
-        self._damage = damage
+        self.damage = damage
         return kept

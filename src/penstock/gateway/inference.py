@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from penstock.core.config import ModelConfig
@@ -32,7 +32,9 @@ from penstock.gateway.request_id import HEADER, fit_id
 from penstock.gateway.responder import Responder
 from penstock.gateway.responses import error_body, error_headers
 from penstock.gateway.settings import Settings
+from penstock.gateway.streams import StreamFigures, Streams
 from penstock.gateway.tenants import Caller
+from penstock.gateway.tracing import Tracing
 from penstock.store.keys import KeyRing
 from penstock.wire import generate, sse
 from penstock.wire.openai import CHAT, COMPLETIONS, EMBEDDINGS, read_request, with_model
@@ -74,6 +76,7 @@ class Inference:
 
     Args:
         addresses: the limits of each client address; None where there are none.
+        tracing: begins traces; None where there are none.
         clock: monotonic seconds.
         finish: takes each record once, after its request has ended.
         on_bug: takes an exception that nobody expected, with the request's id.
@@ -88,6 +91,7 @@ class Inference:
         attempts: Attempts,
         idempotency: Idempotency,
         addresses: ClientAddresses | None,
+        tracing: Tracing | None,
         clock: Callable[[], float],
         finish: Callable[[RequestRecord], None],
         on_bug: Callable[[str, BaseException], None],
@@ -99,17 +103,23 @@ class Inference:
         self._attempts = attempts
         self._idempotency = idempotency
         self._addresses = addresses
+        self._tracing = tracing
         self._clock = clock
         self._finish = finish
         self._on_bug = on_bug
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._streams = Streams()
         self.draining = False
 
     @property
     def in_progress(self) -> int:
         """Requests under way, and answers that are made for clients that have left."""
         return len(self._tasks) + self._idempotency.alone
+
+    def stream_figures(self) -> Mapping[str, StreamFigures]:
+        """How the streams under way are, by model."""
+        return self._streams.figures(self._clock())
 
     async def drain(self, timeout_s: float, cut_s: float) -> None:
         """Turns new requests away, lets those under way finish, and cuts what is left after `timeout_s`.
@@ -250,13 +260,14 @@ class Inference:
         model = self._healthy(models.find(request.model), caller)
         record.model, record.stream = model.name, request.stream
         record.priority = caller.priority(incoming.header(b"x-priority").decode("latin-1"))
+        headers = incoming.onward if self._tracing is None else self._tracing.begin(record, incoming.onward)
         total_s = timeout_s(model.timeouts.total_s, incoming.header(b"x-request-timeout"))
         return Call(
             route=route,
             request=with_model(request, model.name),
             model=model,
             caller=caller,
-            headers=incoming.onward,
+            headers=headers,
             session=incoming.header(b"x-session-id").decode("latin-1") or request.session,
             responder=responder,
             record=record,
@@ -280,6 +291,7 @@ class Inference:
         line = self._lines.of(call.model)
         if call.request.stream:
             call.comments = self._comments(call)
+            self._streams.add(call)
         try:
             permit = await line.enter(
                 tenant.name,
@@ -299,6 +311,7 @@ class Inference:
         finally:
             if call.comments is not None:
                 call.comments.stop()
+                self._streams.remove(call)
 
 
 def _refuse(responder: Responder, record: RequestRecord, error: PenstockError, headers: Headers) -> None:

@@ -106,9 +106,9 @@ class Home:
         return self.root / "admin-key"
 
     @property
-    def reloaded(self) -> Path:
-        """What became of the last reload."""
-        return self.run / "reloaded.json"
+    def control(self) -> Path:
+        """The socket over which commands reach the supervisor."""
+        return self.run / "control"
 
     @property
     def workers(self) -> Path:

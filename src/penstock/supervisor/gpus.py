@@ -45,7 +45,7 @@ class Gpus:
 
     def __init__(self, free: FreeMemory, models: Iterable[ModelConfig] = ()) -> None:
         self._free = free
-        self._named = {index for model in models for index in model.gpus or ()}
+        self.name(models)
         self._given: dict[str, tuple[int, ...]] = {}
 
     def take(self, name: str, model: ModelConfig) -> tuple[int, ...] | None:
@@ -56,22 +56,11 @@ class Gpus:
         """
         if name in self._given:
             return self._given[name]
+        found = self.candidates(model)
+        if found is None or model.gpus == ():
+            return found
         count = span(model)
-        if model.gpus is not None:
-            left = Counter(model.gpus) - Counter(self._of(model.name))
-            chosen = tuple(dict.fromkeys(index for index in model.gpus if left[index]))[:count]
-            if not model.gpus:
-                return ()
-        else:
-            free = self._free() if model.engine in GPU_KINDS else {}
-            if not free:
-                return None
-            taken = self._named.union(*self._given.values())
-            chosen = tuple(
-                sorted((index for index in free if index not in taken), key=lambda index: -free[index])[
-                    :count
-                ]
-            )
+        chosen = found[:count]
         if len(chosen) < count:
             raise PenstockError(
                 f"{name} needs {_gpus(count)}, and there {_are(len(chosen))} free for it: stop another replica, "
@@ -80,6 +69,21 @@ class Gpus:
             )
         self._given[name] = tuple(sorted(chosen))
         return self._given[name]
+
+    def candidates(self, model: ModelConfig) -> tuple[int, ...] | None:
+        """The GPUs that one more replica could get, those first that it would; None where nobody has to choose."""
+        if model.gpus is not None:
+            left = Counter(model.gpus) - Counter(self._of(model.name))
+            return tuple(dict.fromkeys(index for index in model.gpus if left[index]))
+        free = self._free() if model.engine in GPU_KINDS else {}
+        if not free:
+            return None
+        taken = self._named.union(*self._given.values())
+        return tuple(sorted(free.keys() - taken, key=lambda index: (-free[index], index)))
+
+    def name(self, models: Iterable[ModelConfig]) -> None:
+        """Follows another configuration: what its models name is not given to others by itself."""
+        self._named = {index for model in models for index in model.gpus or ()}
 
     def give_back(self, name: str) -> None:
         """Makes the GPUs of a replica free for others."""
