@@ -137,6 +137,23 @@ def test_a_part_that_does_not_stop_in_its_time_is_killed(tmp_path: Path) -> None
     assert part.events == ["demo-0 started", "demo-0 ended"]
 
 
+def test_what_is_restarted_is_ended_whole_and_comes_back(tmp_path: Path) -> None:
+    part, said = ScriptPart("demo-0", tmp_path), Said()
+
+    async def scene() -> None:
+        kept = keeper(part, said)
+        running = asyncio.create_task(kept.run())
+        await ready(kept)
+        await kept.restart("it has stalled")
+        await until(lambda: part.events.count("demo-0 started") == 2)
+        await kept.stop()
+        await running
+
+    asyncio.run(scene())
+
+    assert "demo-0 is restarted: it has stalled" in said.lines
+
+
 def test_what_hangs_at_its_start_is_ended_and_reported_but_not_started_again(tmp_path: Path) -> None:
     part, said = ScriptPart("demo-0", tmp_path, HANG, start_silence_s=0.4), Said()
 

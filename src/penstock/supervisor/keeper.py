@@ -29,6 +29,7 @@ GPU_FREE_WITHIN_S = 60.0  # a driver lets go within seconds; what takes longer d
 GPU_LOOK_EVERY_S = 0.2
 GPU_ANSWER_WITHIN_S = 10.0  # a driver may hang
 LINES_SHOWN = 5
+RESTART_WITHIN_S = 5.0  # whoever is restarted has nothing left to finish
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,7 @@ class Keeper:
         self._former: frozenset[int] = frozenset()
         self._beside = ""
         self._hung = ""
+        self._restart_cause = ""
         self._stopping = asyncio.Event()
         self._report = Reporter(
             around.reports,
@@ -87,6 +89,16 @@ class Keeper:
     def loads(self, how_far: str) -> None:
         """Notes how far its start has come, in words, for who asks; nothing once it is up."""
         self._report(loading=how_far)
+
+    async def restart(self, cause: str) -> None:
+        """Ends its process, which is then started again as after any other end.
+
+        Args:
+            cause: why, as a sentence about "it".
+        """
+        if self._child is not None:
+            self._restart_cause = cause
+            await self._child.stop(RESTART_WITHIN_S)
 
     async def run(self) -> None:
         """Returns once it is stopped, or given up: then `given_up` says why."""
@@ -115,7 +127,7 @@ class Keeper:
     async def _one_life(self) -> tuple[Ended | None, Explanation]:
         """How its process ended, None where it could not be started; and why, in a sentence."""
         name = self.part.name
-        self._hung = ""
+        self._hung = self._restart_cause = ""
         try:
             await self._let_gpus_go()
             child = await self._spawn()
@@ -184,6 +196,8 @@ class Keeper:
                 f"{name} hung before it was ready and was ended: {self._hung}; look at its log, and raise "
                 "models.N.start_timeout if it needs longer"
             )
+        if self._restart_cause:
+            return Explanation(f"{name} is restarted: {self._restart_cause}")
         why = explained(ended, self.part.causes, was_ready=self.became_ready.is_set())
         more = [self._beside] if self._beside and ended.returncode else []
         if ended.stuck:
