@@ -101,7 +101,7 @@ def test_a_program_that_is_not_there_is_given_up_too(tmp_path: Path) -> None:
 
     given_up = asyncio.run(_given_up(keeper(part, said)))
 
-    assert given_up.startswith("/no/such/program can't be started: no such file")
+    assert given_up.startswith("demo-0: /no/such/program can't be started: no such file")
     assert part.events == []
 
 

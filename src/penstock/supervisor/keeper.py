@@ -132,7 +132,7 @@ class Keeper:
             await self._let_gpus_go()
             child = await self._spawn()
         except PenstockError as error:
-            return None, Explanation(error.message)
+            return None, Explanation("; ".join(filter(None, (f"{name}: {error.message}", error.hint))))
         except OSError as error:  # no room for the log or the record
             return None, Explanation(f"{name} can't be started: {error}")
         if child is None:
