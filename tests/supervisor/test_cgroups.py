@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from penstock.supervisor.cgroups import Cgroups, Group, own_folders
+from penstock.supervisor.cgroups import Cgroups, Group, own_folders, sweep
 
 UNIFIED = "30 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"
 HYBRID = (
@@ -76,3 +77,15 @@ def test_kills_for_memory_are_read_in_both_versions(tmp_path: Path) -> None:
 
 def test_a_kernel_that_can_not_kill_a_group_says_so(tmp_path: Path) -> None:
     assert not Group(tmp_path).kill()
+
+
+def test_old_groups_that_are_empty_are_swept_away(tmp_path: Path) -> None:
+    for name in ("penstock-old", "penstock-used", "penstock-new", "of-others"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "penstock-used" / "cgroup.procs").write_text("7\n")
+    for name in ("penstock-old", "penstock-used", "of-others"):
+        os.utime(tmp_path / name, (0, 0))
+
+    sweep(tmp_path)
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["of-others", "penstock-new", "penstock-used"]

@@ -8,6 +8,7 @@ moves to a leaf, and the groups count memory.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pathlib import Path
 SELF = Path("/proc/self")
 V1_HIERARCHIES = ("pids", "name=systemd", "freezer")  # the first that can be written holds the processes
 LEAF = "supervisor"
+SWEPT_AFTER_S = 60.0  # a group is empty for a moment before its first process enters
 PREFIX = "penstock-"
 NAME_MAX = 160  # a folder's name has 255
 _DELEGATED = ("user.delegate", "trusted.delegate")  # systemd's marks: CGROUP_DELEGATION in its documentation
@@ -92,9 +94,12 @@ class Cgroups:
             (own[name] for name in ("", *V1_HIERARCHIES) if name in own and _is_writable(own[name])), None
         )
         memory = own.get("memory")
+        memory = memory if memory and memory != parent and _is_writable(memory) else None
         if parent is not None and parent == own.get(""):
             _use_delegation(parent)
-        return cls(parent, memory if memory and memory != parent and _is_writable(memory) else None)
+        for folder in filter(None, (parent, memory)):
+            sweep(folder)
+        return cls(parent, memory)
 
     def make(self, name: str) -> Group | None:
         """A new group; None where there can't be any."""
@@ -154,6 +159,14 @@ def _is_writable(folder: Path) -> bool:
     with suppress(OSError):
         proof.rmdir()
     return True
+
+
+def sweep(parent: Path) -> None:
+    """Removes groups that others made, who were killed before they could; the kernel keeps those that are in use."""
+    for folder in parent.glob(f"{PREFIX}*"):
+        with suppress(OSError):
+            if time.time() - folder.stat().st_mtime > SWEPT_AFTER_S:
+                folder.rmdir()
 
 
 def _use_delegation(own: Path) -> None:

@@ -60,13 +60,16 @@ class Trees:
     Args:
         folder: of the records; None keeps none.
         cgroups: where groups can be made.
+
+    Attributes:
+        direct: processes that this one has started and not collected yet.
     """
 
     def __init__(self, folder: Path | None = None, cgroups: Cgroups | None = None) -> None:
         self._folder = folder
         self._cgroups = cgroups or Cgroups()
         self._adopts = False
-        self._own: set[int] = set()
+        self.direct: set[int] = set()
         self._planted: dict[str, PlantedTree] = {}
         self._dead: set[Identity] = set()
         self._boot = procfs.boot()
@@ -114,10 +117,6 @@ class Trees:
         if self._folder is not None:
             self._path(part).unlink(missing_ok=True)
 
-    def own(self, pid: int, *, is_there: bool) -> None:
-        """`pid` was started by this process, or has been collected by who started it."""
-        (self._own.add if is_there else self._own.discard)(pid)
-
     def collect(self) -> None:
         """Takes the dead that were adopted out of the table of processes.
 
@@ -127,7 +126,7 @@ class Trees:
             return
         dead = set()
         for pid in procfs.own_children():
-            one = procfs.seen(pid) if pid not in self._own else None
+            one = procfs.seen(pid) if pid not in self.direct else None
             if one is not None and not one.lives:
                 if one.identity in self._dead:
                     with suppress(OSError):
@@ -173,7 +172,7 @@ class PlantedTree:
 
     def begin(self, pid: int) -> None:
         """Its first process runs."""
-        self._trees.own(pid, is_there=True)
+        self._trees.direct.add(pid)
         self.tree.begin(pid)
         self._trees.keep(self)
 
@@ -188,7 +187,7 @@ class PlantedTree:
 
     def collected(self, pid: int) -> None:
         """Its first process was waited for."""
-        self._trees.own(pid, is_there=False)
+        self._trees.direct.discard(pid)
 
     async def gone(self, within_s: float = GONE_WITHIN_S) -> tuple[int, ...]:
         """Kills what lives until nothing does; the ids of those that the kernel does not let go in time."""
@@ -224,7 +223,7 @@ def clean_up(argv: tuple[str, ...], environ: Mapping[str, str]) -> str:
 
 def _end(record: TreeRecord, say: Callable[[str], None], environ: Mapping[str, str]) -> None:
     group = Group(Path(record.group[0]), *map(Path, record.group[1:2])) if record.group else None
-    if group is not None and not group.path.is_dir():
+    if group is not None and not (group.path.is_dir() and group.path.name.endswith(record.mark)):
         group = None
     tree = Tree(record.mark, group, (Identity(pid, started) for pid, started in record.known))
     left = tree.look(thorough=True)
