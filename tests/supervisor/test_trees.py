@@ -298,13 +298,13 @@ def test_what_a_part_leaves_outside_its_processes_is_cleaned_up(tmp_path: Path) 
 def test_a_cleaning_that_fails_is_told(tmp_path: Path) -> None:
     async def scene() -> Ended:
         planted = Trees().plant(
-            "demo-0", cleanup=(sys.executable, "-c", "raise SystemExit('no such container')")
+            "demo-0", cleanup=(sys.executable, "-c", "raise SystemExit('no such command')")
         )
         return await end(
             spawn(Launch((sys.executable, "-c", "")), LogFile(tmp_path / "log"), os.environ, planted)
         )
 
-    assert asyncio.run(scene()).trouble == f"{sys.executable} could not clean up: no such container"
+    assert asyncio.run(scene()).trouble == f"{sys.executable} could not clean up: no such command"
 
 
 def test_orphans_are_adopted_and_taken_out_of_the_table_of_processes(tmp_path: Path) -> None:

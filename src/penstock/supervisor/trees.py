@@ -30,6 +30,7 @@ GONE_LOOK_EVERY_S = 0.01
 GONE_LOOK_EVERY_S_MAX = 0.2
 LEFT_KINDLY_S = 2.0  # what lost its supervisor was asked to end by the kernel, then
 CLEANUP_WITHIN_S = 30.0
+_NOTHING_THERE = "no such container"  # docker's and podman's words
 NAME_MAX = 100  # of a part, in the name of its control group
 
 
@@ -215,10 +216,10 @@ def clean_up(argv: tuple[str, ...], environ: Mapping[str, str]) -> str:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"{argv[0]} could not clean up: {error}"
-    if done.returncode:
-        words = done.stderr.decode(errors="replace").strip().splitlines()
-        return f"{argv[0]} could not clean up: {words[-1] if words else f'exit code {done.returncode}'}"
-    return ""
+    words = done.stderr.decode(errors="replace").strip() or f"exit code {done.returncode}"
+    if done.returncode == 0 or _NOTHING_THERE in words.lower():
+        return ""
+    return f"{argv[0]} could not clean up: {words.splitlines()[-1]}"
 
 
 def _end(record: TreeRecord, say: Callable[[str], None], environ: Mapping[str, str]) -> None:
