@@ -104,12 +104,17 @@ def test_a_kill_while_the_kernel_killed_for_memory_is_taken_for_one() -> None:
     assert "oom_kill" not in explained(Ended(1, machine_oom_kills=2)).sentence
 
 
-def test_a_kill_without_a_word_has_two_possible_causes() -> None:
-    told = explained(Ended(-9, ("RuntimeError: CUDA error",)))
+def test_a_kill_is_somebody_s_where_the_kernel_counts_and_has_counted_none() -> None:
+    told = explained(Ended(-9, ("RuntimeError: CUDA error",), machine_oom_kills=0))
 
     assert told.sentence.startswith(
-        "was killed by SIGKILL (137): somebody killed it, or the kernel for memory"
+        "was killed by SIGKILL (137): somebody else killed it; not the kernel for memory"
     )
+    assert "CUDA" not in told.sentence
+
+
+def test_a_kill_has_two_possible_causes_where_the_kernel_does_not_count() -> None:
+    assert "somebody killed it, or the kernel for memory" in explained(Ended(-9)).sentence
 
 
 def test_a_taken_port_is_told_apart() -> None:

@@ -61,6 +61,8 @@ def explained(ended: Ended, causes: Iterable[tuple[str, str]] = (), *, was_ready
         told = f"; its log says: {evidence}" if evidence else ""
         return Explanation(f"{how}: {cause}{told}", evidence, port_taken=cause == PORT_TAKEN)
     cause = _by_code(ended, was_ready=was_ready)
+    if ended.returncode in _FROM_OUTSIDE:
+        return Explanation(f"{how}: {cause}")
     evidence = _last_words(lines)
     words = f"its last words: {evidence}" if evidence else "without a word"
     return Explanation(f"{how}: {cause}; {words}" if cause else f"{how}: {words}", evidence)
@@ -108,8 +110,10 @@ def _telling(lines: Sequence[str]) -> list[str]:
 
 
 def _by_code(ended: Ended, *, was_ready: bool) -> str:
-    if ended.returncode == -signal.SIGKILL:
+    if ended.returncode == -signal.SIGKILL and ended.machine_oom_kills is None:
         return f"somebody killed it, or the kernel for memory, of which it tells nothing here: {FOR_MEMORY}"
+    if ended.returncode == -signal.SIGKILL:
+        return "somebody else killed it; not the kernel for memory, whose count (oom_kill in /proc/vmstat) is as before"
     if ended.returncode < 0:
         return SIGNALS.get(_name(ended.returncode), "")
     if ended.returncode == 0 and ended.left:
