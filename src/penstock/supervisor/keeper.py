@@ -235,11 +235,11 @@ class Keeper:
                 await self._stopping.wait()
 
     async def _let_gpus_go(self) -> None:
-        """Waits until the driver names none of its former processes any more, or said why it goes on."""
+        """Waits until the driver names none of its former processes any more, or says why it goes on."""
         began_s, said = self._around.clock(), False
-        while holding := self._former & (await self._users()).keys():
+        while (holding := self._former & (await self._users()).keys()) and not self._stopping.is_set():
             pids = ", ".join(map(str, sorted(holding)))
-            if self._stopping.is_set() or self._around.clock() - began_s >= GPU_FREE_WITHIN_S:
+            if self._around.clock() - began_s >= GPU_FREE_WITHIN_S:
                 self._around.say(
                     f"{self.part.name}: pid {pids} has ended but its GPU's memory is still not free after "
                     f"{format_duration(GPU_FREE_WITHIN_S)}; started all the same: if it fails, reset that GPU "
