@@ -25,6 +25,7 @@ from penstock.supervisor.procfs import Identity
 from penstock.supervisor.tree import Tree
 
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+EVERYONE_FOR_S = 1.0
 GONE_WITHIN_S = 30.0  # a killed process ends when it leaves the kernel, which a GPU's driver can delay
 GONE_LOOK_EVERY_S = 0.01
 GONE_LOOK_EVERY_S_MAX = 0.2
@@ -74,6 +75,8 @@ class Trees:
         self._planted: dict[str, PlantedTree] = {}
         self._dead: set[Identity] = set()
         self._boot = procfs.boot()
+        self._seen: Mapping[int, procfs.Seen] = {}
+        self._seen_s = -EVERYONE_FOR_S
 
     @classmethod
     def here(cls, folder: Path) -> Trees:
@@ -86,7 +89,9 @@ class Trees:
         """A tree for the next start of `part`, on record."""
         mark = secrets.token_hex(8)
         group = self._cgroups.make(f"{file_name(part)[:NAME_MAX]}-{mark}")
-        self._planted[part] = planted = PlantedTree(self, Tree(mark, group), part, model, cleanup)
+        self._planted[part] = planted = PlantedTree(
+            self, Tree(mark, group, everyone=self._everyone), part, model, cleanup
+        )
         self.keep(planted)
         return planted
 
@@ -148,6 +153,13 @@ class Trees:
                 self.forget(record.part)
                 parts.append(record.part)
         return tuple(parts)
+
+    def _everyone(self) -> Mapping[int, procfs.Seen]:
+        """All processes, looked at once for all trees: where there are thousands that takes a while."""
+        now_s = time.monotonic()
+        if now_s - self._seen_s >= EVERYONE_FOR_S:
+            self._seen, self._seen_s = procfs.everyone(), now_s
+        return self._seen
 
     def _records(self) -> list[TreeRecord]:
         found = []
