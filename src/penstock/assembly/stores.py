@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from penstock.assembly.delivering import Delivering
 from penstock.assembly.worker import Worker
 from penstock.core.config import Config
 from penstock.core.errors import PenstockError
@@ -54,8 +55,10 @@ class Stores:
             on_recovered=lambda kept: log.info("journal works again", kept_lines=kept),
         )
         self._home = home
-        self._task = Task(config.usage.journal_keep_s)
-        self._damage = (0, 0)
+        self._task = Task(config.usage.journal_keep_s, outbox=config.clickhouse.url is not None)
+        self.damage = (0, 0)  # torn lines and unreadable files of the journal
+        self.ledger_failing = False
+        self.delivery = Delivering(home.ledger, config.clickhouse, log) if config.clickhouse.url else None
 
     async def start(self) -> None:
         """Reaches what is shared, and lets budgets go on from what the ledger says was spent."""
@@ -81,6 +84,8 @@ class Stores:
                 kept = await self._keep(self._task)
                 if kept.whole:
                     taken, taken_s = lines, now_s
+            if self.delivery is not None:
+                await self.delivery.tend(now_s)
 
     def on_answers(self, works: bool, why: str) -> None:
         """Tells whether answers for idempotency keys can be kept."""
@@ -166,10 +171,11 @@ class Stores:
 
     async def _keep(self, task: Task) -> Kept:
         kept = await keep(self._home.ledger, self._home.journal, task)
+        self.ledger_failing = bool(kept.problems)
         for problem in kept.problems:
             self._log.error(problem.message, hint=problem.hint)
-        damage = (kept.torn, kept.unreadable) if kept.whole or kept.unreadable else self._damage
-        if any(damage) and damage != self._damage:
+        damage = (kept.torn, kept.unreadable) if kept.whole or kept.unreadable else self.damage
+        if any(damage) and damage != self.damage:
             self._log.warning("damaged lines in the journal", torn=kept.torn, unreadable=kept.unreadable)
-        self._damage = damage
+        self.damage = damage
         return kept

@@ -99,6 +99,7 @@ class Overview:
                 "evidence": replica.evidence,
                 "since_s": round(max(0.0, now_s - replica.since_s), 1),
                 "in_flight": self._replicas.in_flight.get(replica.name, 0),
+                "ready_at": int(replica in self._replicas.fleet.ready(replica.model)),
                 "concurrency": self._lines.permits_of(replica.name),
             }
             for replica in self._replicas.fleet.replicas
@@ -116,7 +117,7 @@ def merged(views: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "replicas": [
             {
                 **_stalled(one["name"], views, one),
-                "in_flight": sum(_in_flight(view["replicas"], one["name"]) for view in views),
+                **{key: _sum_of(key, one["name"], views) for key in ("in_flight", "ready_at")},
             }
             for one in first["replicas"]
         ],
@@ -133,8 +134,8 @@ def _stalled(name: str, views: Sequence[dict[str, Any]], one: dict[str, Any]) ->
     return next((seen for seen in found if seen["state"] == State.STALLED), one)
 
 
-def _in_flight(replicas: Iterable[dict[str, Any]], name: str) -> int:
-    return sum(one["in_flight"] for one in replicas if one["name"] == name)
+def _sum_of(key: str, name: str, views: Iterable[dict[str, Any]]) -> int:
+    return sum(one[key] for view in views for one in view["replicas"] if one["name"] == name)
 
 
 def _together(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
