@@ -117,7 +117,7 @@ class Reloading:
         try:
             config = self._load().config
             new = [model for model in config.models if self._is_new(model)]
-            check_models(new, SPECS)
+            check_models(new, SPECS, self._say)
             check_fit(new, lambda: detect(os.environ))
             changes = await self._follow(config)
         except PenstockError as error:

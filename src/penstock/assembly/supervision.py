@@ -77,7 +77,7 @@ class Session:
                 it was made just now, else an empty string.
         """
         gateway = self._config.gateway
-        check_models(self._config.models, SPECS)
+        check_models(self._config.models, SPECS, self._say)
         check_fit(self._config.models, lambda: detect(os.environ))
         self._home.prepare()
         with ExitStack() as stack:
@@ -124,7 +124,7 @@ class Session:
 
     def run_model(self, model: ModelConfig, out: Callable[[str], None]) -> int:
         """Runs the replicas of `model` alone; `out` gets a line for each. Returns the exit code."""
-        check_models([model], SPECS)
+        check_models([model], SPECS, self._say)
         check_fit([model], lambda: detect(os.environ))
         self._home.prepare()
         with self._engine_locks([model]):

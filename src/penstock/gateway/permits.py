@@ -15,6 +15,7 @@ from penstock.core.config import ModelConfig
 from penstock.core.errors import EngineError, OverloadError
 from penstock.engines.client import EngineClient
 from penstock.engines.llamacpp_server import SLOTS
+from penstock.engines.spec import EngineSpec
 from penstock.policy.fleet import Fleet, Replica, State
 from penstock.policy.permits import PERMITS_MAX, PERMITS_UNKNOWN, Learned, Sample, learned
 from penstock.wire.exposition import EngineLoad, read_load
@@ -31,6 +32,7 @@ ASKED_AT_ONCE_MAX = 8
 # default depends on the GPU, so that it is learned.
 _BATCH_OPTIONS: Mapping[str, tuple[str, int | None]] = {
     "llamacpp": ("n_parallel", SLOTS),
+    "sglang": ("max_running_requests", None),
     "sim": ("max_num_seqs", None),
     "vllm": ("max_num_seqs", None),
 }
@@ -60,6 +62,7 @@ class Permits:
         fleet: gives the present snapshot.
         in_flight: the permits that this gateway holds, by replica name.
         known: the permits of a model's replicas where they are set or known; None where they are to be learned.
+        specs: the facts of a replica's engine.
         clock: monotonic seconds.
         on_bug: takes an exception that nobody expected, with where it happened; asking goes on.
         workers: gateways of this machine, which divide what is set or known. What is learned is this one's own
@@ -72,6 +75,7 @@ class Permits:
         in_flight: Mapping[str, int],
         client: EngineClient,
         known: Callable[[str], int | None],
+        specs: Callable[[Replica], EngineSpec],
         clock: Callable[[], float],
         on_bug: Callable[[str, BaseException], None],
         *,
@@ -82,6 +86,7 @@ class Permits:
         self._in_flight = in_flight
         self._client = client
         self._known = known
+        self._specs = specs
         self._clock = clock
         self._on_bug = on_bug
         self._workers = workers
@@ -150,14 +155,15 @@ class Permits:
 
     async def _load_of(self, replica: Replica) -> tuple[EngineLoad | None, float]:
         """Its load, where it tells; and in how many seconds at the soonest to ask again."""
+        spec = self._specs(replica)
         key = [(b"authorization", b"Bearer " + replica.api_key.encode())] if replica.api_key else []
         try:
             reply = await self._client.fetch(
-                replica.address, b"GET", b"/metrics", headers=key, timeout_s=ASK_TIMEOUT_S
+                replica.address, b"GET", spec.metrics_path.encode(), headers=key, timeout_s=ASK_TIMEOUT_S
             )
         except (EngineError, OverloadError):
             return None, ASK_AFTER_FAILURE_S
-        load = read_load(reply.body) if reply.status == 200 else None
+        load = read_load(reply.body, spec.load) if reply.status == 200 else None
         return load, 0.0 if load is not None else ASK_WITHOUT_METRICS_S
 
     def _part(self, permits: int) -> int:

@@ -42,7 +42,7 @@ class Replicas:
     Args:
         known: all replicas that shall be there now; called again and again, gives the same object until that changes.
         drained: names of those that shall get no more requests.
-        specs: engine kinds by name.
+        specs: the facts of a replica's engine.
         on_change: told of each replica whose state has changed, before and after.
         on_bug: takes an exception that nobody expected, with where it happened; the watch goes on.
     """
@@ -51,7 +51,7 @@ class Replicas:
         self,
         known: Callable[[], Sequence[Replica]],
         drained: Callable[[], Collection[str]],
-        specs: Callable[[str], EngineSpec],
+        specs: Callable[[Replica], EngineSpec],
         client: EngineClient,
         on_change: Callable[[Replica, Replica], None],
         on_bug: Callable[[str, BaseException], None],
@@ -163,7 +163,7 @@ class Replicas:
 
     async def _look(self, replica: Replica) -> float:
         """Asks the replica how it is; returns in how many seconds to ask again."""
-        spec = self._specs(replica.engine)
+        spec = self._specs(replica)
         seen = await self._health(replica, spec)
         state = self._see(replica.name, *seen)
         if state is State.WARMING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from penstock.core.config import GatewayConfig, ModelConfig
 from penstock.core.errors import PenstockError
@@ -10,8 +10,13 @@ from penstock.engines.spec import EngineSpec
 from penstock.supervisor.ports import why_not_free
 
 
-def check_models(models: Sequence[ModelConfig], specs: Mapping[str, EngineSpec]) -> None:
+def check_models(
+    models: Sequence[ModelConfig], specs: Mapping[str, EngineSpec], say: Callable[[str], None]
+) -> None:
     """Asks each engine kind about its models.
+
+    Args:
+        say: is told what will have no effect.
 
     Raises:
         PenstockError: with every complaint, one a line.
@@ -23,6 +28,9 @@ def check_models(models: Sequence[ModelConfig], specs: Mapping[str, EngineSpec])
     ]
     if complaints:
         raise PenstockError("\n".join(complaints), code="models_unusable")
+    for number, model in enumerate(models):
+        for warning in specs[model.engine].warn(model):
+            say(f"warning: models.{number}.{warning}")
 
 
 def check_addresses(gateway: GatewayConfig) -> None:
