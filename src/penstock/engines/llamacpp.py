@@ -141,6 +141,7 @@ MANNER = Manner(joins=True, tokenizer=Tokenizer(texts=("content",), whole=("add_
 STEPS = (b"llamacpp:n_decode_total",)
 
 CAUSES = (
+    (r"failed to open gguf file .*\(no such file", "its model file is gone; check models.N.source"),
     (
         r"not within the file bounds|corrupted or incomplete|failed to read (magic|key-value|tensor)",
         "the model file is damaged or incomplete; fetch it again",
