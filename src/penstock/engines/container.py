@@ -54,6 +54,7 @@ def in_image(
     placement: Placement,
     environ: Mapping[str, str],
     reads: tuple[str, ...] = (),
+    gpu_devices: tuple[str, ...] = GPU_DEVICES,
 ) -> Launch:
     """`launch`, run in a container of the model's image that is reached at `placement`.
 
@@ -61,6 +62,7 @@ def in_image(
         launch: as it is within; its first word is the entry point.
         environ: of the client; what of it concerns engines is passed on.
         reads: files that the command reads, beside the model's folder and what its arguments name.
+        gpu_devices: where nobody has chosen GPUs, it gets all of them if one of these is there.
     """
     runtime = runtime_of(environ) or RUNTIMES[0]
     name = f"penstock-{re.sub(r'[^a-zA-Z0-9_.-]', '-', model.name)}-{placement.port}"
@@ -86,7 +88,7 @@ def in_image(
             *("--publish", f"{placement.host}:{placement.port}:{PORT}"),
             *("--stop-timeout", str(placement.drain_s + STOP_MARGIN_S), "--shm-size", SHM_SIZE),
             *("--security-opt", "no-new-privileges"),
-            *_gpus(runtime, placement),
+            *_gpus(runtime, placement, gpu_devices),
             *(word for mount in mounts for word in ("--mount", mount)),
             *(word for variable in sorted({*env, *PASSED_ON}) for word in ("--env", variable)),
             *("--entrypoint", launch.argv[0], str(model.image), *launch.argv[1:]),
@@ -123,9 +125,9 @@ def _texts(values: Iterable[object]) -> Iterator[str]:
             yield from _texts(value.values() if isinstance(value, dict) else value)
 
 
-def _gpus(runtime: str, placement: Placement) -> tuple[str, ...]:
+def _gpus(runtime: str, placement: Placement, devices: tuple[str, ...]) -> tuple[str, ...]:
     gpus = placement.gpus
-    if gpus == () or (gpus is None and not any(Path(device).exists() for device in GPU_DEVICES)):
+    if gpus == () or (gpus is None and not any(Path(device).exists() for device in devices)):
         return ()
     if Path(runtime).name == "podman":  # by the Container Device Interface
         names = ("all",) if gpus is None else gpus
