@@ -17,22 +17,22 @@ def test_complaints_of_all_models_come_at_once_with_their_places() -> None:
     specs = {"sim": EngineSpec("sim", None, lambda model: [f"source: {model.name} is bent"])}
 
     with pytest.raises(PenstockError) as caught:
-        check_models(models, specs, print)
+        check_models(models, specs)
 
     assert caught.value.message == "models.0.source: a is bent\nmodels.1.source: b is bent"
 
 
 def test_models_without_complaints_pass() -> None:
-    check_models([ModelConfig(name="a", engine="sim")], {"sim": EngineSpec("sim", None, lambda _: [])}, print)
+    check_models([ModelConfig(name="a", engine="sim")], {"sim": EngineSpec("sim", None, lambda _: [])})
 
 
-def test_what_has_no_effect_is_said_with_its_place() -> None:
-    said: list[str] = []
+def test_what_has_no_effect_is_told_with_its_place() -> None:
+    models = [ModelConfig(name=name, engine="sim") for name in ("a", "b")]
     spec = EngineSpec("sim", None, lambda _: [], warn=lambda model: [f"engine_args.{model.name}: idle"])
 
-    check_models([ModelConfig(name="a", engine="sim")], {"sim": spec}, said.append)
+    told = check_models(models, {"sim": spec}, lambda model: model.name == "b")
 
-    assert said == ["warning: models.0.engine_args.a: idle"]
+    assert told == ["models.1.engine_args.b: idle"]
 
 
 def test_both_addresses_are_tried() -> None:

@@ -11,26 +11,22 @@ from penstock.supervisor.ports import why_not_free
 
 
 def check_models(
-    models: Sequence[ModelConfig], specs: Mapping[str, EngineSpec], say: Callable[[str], None]
-) -> None:
-    """Asks each engine kind about its models.
-
-    Args:
-        say: is told what will have no effect.
+    models: Sequence[ModelConfig],
+    specs: Mapping[str, EngineSpec],
+    only: Callable[[ModelConfig], bool] = lambda _: True,
+) -> list[str]:
+    """Asks each engine kind about its models, `only` those that are to be started; returns what will have no effect.
 
     Raises:
         PenstockError: with every complaint, one a line.
     """
+    asked = [(number, model) for number, model in enumerate(models) if only(model)]
     complaints = [
-        f"models.{number}.{complaint}"
-        for number, model in enumerate(models)
-        for complaint in specs[model.engine].check(model)
+        f"models.{number}.{said}" for number, model in asked for said in specs[model.engine].check(model)
     ]
     if complaints:
         raise PenstockError("\n".join(complaints), code="models_unusable")
-    for number, model in enumerate(models):
-        for warning in specs[model.engine].warn(model):
-            say(f"warning: models.{number}.{warning}")
+    return [f"models.{number}.{said}" for number, model in asked for said in specs[model.engine].warn(model)]
 
 
 def check_addresses(gateway: GatewayConfig) -> None:
