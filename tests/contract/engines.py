@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import re
 import signal
 import subprocess
 import time
@@ -20,6 +19,8 @@ from penstock.engines.catalog import SPECS
 from penstock.engines.model_files import DEMO_FOLDER
 from penstock.engines.spec import EngineSpec, Placement
 from penstock.engines.vllm import VENV_VARIABLE
+from penstock.supervisor.exits import explained
+from penstock.supervisor.process import Ended
 from penstock.wire.exposition import EngineLoad, read_load, values_of
 from tests.e2e.processes import Server, free_port, wait_until
 
@@ -171,13 +172,10 @@ def kill(process: subprocess.Popen[str]) -> None:
     process.wait()
 
 
-def cause_of(kind: str, log: Path) -> str:
-    """The first cause that a line of its log shows, as the supervisor looks for it."""
-    lines = log.read_text("utf-8", "replace").lower().splitlines()
-    return next(
-        (cause for pattern, cause in SPECS[kind].causes if any(re.search(pattern, line) for line in lines)),
-        "",
-    )
+def cause_of(kind: str, code: int, log: Path) -> str:
+    """Why it ended, as the supervisor says it."""
+    lines = tuple(log.read_text("utf-8", "replace").splitlines())
+    return explained(Ended(code, last_lines=lines), SPECS[kind].causes, was_ready=False).sentence
 
 
 def _is_healthy(engine: Engine) -> bool:
@@ -221,9 +219,9 @@ def _of_another_format(folder: Path, kind: str) -> str:
     return str(DEMO_FOLDER / "demo.gguf")
 
 
-BAD: Mapping[str, Callable[[Path, str], str]] = {
-    "missing": _missing,
-    "damaged": _damaged,
-    "another-format": _of_another_format,
+BAD: Mapping[str, tuple[Callable[[Path, str], str], tuple[str, ...]]] = {
+    "missing": (_missing, ("models.N.source",)),
+    "damaged": (_damaged, ("damaged or incomplete",)),
+    "another-format": (_of_another_format, ("GGUF", "name the model's folder")),
 }
-"""What `source` names that can't be served, by what is wrong with it."""
+"""What `source` names that can't be served, by what is wrong with it; and words of which the cause has one."""

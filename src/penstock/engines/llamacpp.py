@@ -141,27 +141,21 @@ MANNER = Manner(joins=True, tokenizer=Tokenizer(texts=("content",), whole=("add_
 STEPS = (b"llamacpp:n_decode_total",)
 
 CAUSES = (
-    (r"failed to open gguf file .*\(no such file", "its model file is gone; check models.N.source"),
+    (r"failed to open gguf file .*\(no such file", "its model file is gone: check models.N.source"),
+    (r"failed to read (magic|key-value|tensor)", "the model file is damaged or incomplete: fetch it again"),
     (
-        r"not within the file bounds|corrupted or incomplete|failed to read (magic|key-value|tensor)",
-        "the model file is damaged or incomplete; fetch it again",
-    ),
-    (r"invalid magic|bad magic", "the model file is not a GGUF file; convert the model to GGUF"),
-    (
-        r"unknown model architecture|unknown pre-tokenizer type|unsupported model architecture",
-        "this llama.cpp does not know the model's architecture; install a newer xllamacpp",
+        r"unknown model architecture|unknown pre-tokenizer type",
+        "this llama.cpp does not know the model's architecture: install a newer xllamacpp",
     ),
     (
-        r"ggml_backend_cuda_buffer_type_alloc_buffer|cudamalloc failed|failed to allocate (cuda|compute|buffer)",
-        "the GPU has too little free memory; lower engine_args.n_gpu_layers, n_ctx or n_parallel",
+        r"cudamalloc failed|failed to allocate cuda|ggml_backend_cuda_buffer_type_alloc_buffer",
+        "the GPU has too little free memory: lower engine_args.n_gpu_layers, n_ctx or n_parallel",
     ),
     (
-        r"failed to (allocate|create).{0,40}(kv|context|memory)|failed to initialize the context|bad_alloc",
-        "the memory does not hold the context; lower engine_args.n_ctx or n_parallel",
+        r"failed to (allocate|create).{0,40}(kv|context|buffer)|failed to initialize the context",
+        "there is too little memory for the context: lower engine_args.n_ctx or n_parallel",
     ),
-    (r"couldn't bind|failed to bind|address already in use", "its port was taken by another process"),
     (r"has no type '", "engine_args.cache_type_k or cache_type_v names no type of llama.cpp"),
-    (r"error: argument --|unrecognized arguments", "one of engine_args has a value that it does not take"),
 )
 
 SPEC = EngineSpec(kind="llamacpp", launch=launch, check=check, manner=MANNER, steps=STEPS, causes=CAUSES)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from penstock.core.config import ModelConfig
 from penstock.engines import keyed_module
-from penstock.engines.causes import GPU_CAUSES, HUB_CAUSES, OPTION_CAUSES
+from penstock.engines.causes import HUB_CAUSES
 from penstock.engines.container import image_mistakes, in_image, inside
 from penstock.engines.installation import Installation, find
 from penstock.engines.options import own_mistakes, words
@@ -102,8 +102,6 @@ SPEC = EngineSpec(
             r"not enough memory\. please try to increase --mem-fraction-static",
             "no memory is left for the KV cache; raise mem_fraction_static, or split the model by tp_size",
         ),
-        *GPU_CAUSES,
         *HUB_CAUSES,
-        *OPTION_CAUSES,
     ),
 )

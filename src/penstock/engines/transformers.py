@@ -10,7 +10,7 @@ from pathlib import Path
 
 from penstock.core.config import ModelConfig
 from penstock.engines import transformers_server
-from penstock.engines.causes import GPU_CAUSES, HUB_CAUSES, OPTION_CAUSES
+from penstock.engines.causes import HUB_CAUSES
 from penstock.engines.declared import parameters
 from penstock.engines.installation import Installation, find, version_of
 from penstock.engines.options import nearest, own_mistakes, words
@@ -109,8 +109,6 @@ SPEC = EngineSpec(
             r"has no attribute '\w+for\w+'",
             "Transformers does not know the model's architecture; update it, or choose another engine",
         ),
-        *GPU_CAUSES,
         *HUB_CAUSES,
-        *OPTION_CAUSES,
     ),
 )

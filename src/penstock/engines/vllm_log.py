@@ -5,7 +5,7 @@ The lines were seen on 0.32, or read in its source where they need a GPU.
 
 from __future__ import annotations
 
-from penstock.engines.causes import GPU_CAUSES, HUB_CAUSES, OPTION_CAUSES, Causes
+from penstock.engines.causes import HUB_CAUSES, Causes
 
 STAGES: Causes = (
     (r"(?i)time spent downloading weights|downloading .*safetensors", "downloading"),
@@ -65,11 +65,5 @@ CAUSES: Causes = (
         r"overflowerror: cannot fit 'int' into an index-sized integer",
         "a file of its weights is no safetensors file; `penstock pull` it again",
     ),
-    *GPU_CAUSES,
     *HUB_CAUSES,
-    *OPTION_CAUSES,
-    (
-        r"worker proc .* died unexpectedly|engine core proc .* died unexpectedly",
-        "one of its processes died; where its log does not say why, see in dmesg whether it was for memory",
-    ),
 )
