@@ -24,8 +24,10 @@ def words(args: Mapping[str, object], switches: Collection[str] = ()) -> Iterato
         elif isinstance(value, list | tuple):
             yield f"--{flag}"
             yield from map(_text, value)
+        elif (text := _text(value)).startswith("-"):
+            yield f"--{flag}={text}"  # or it would be taken for an option
         else:
-            yield from (f"--{flag}", _text(value))
+            yield from (f"--{flag}", text)
 
 
 def nearest(name: str, known: Collection[str]) -> str:
