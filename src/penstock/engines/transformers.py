@@ -16,7 +16,6 @@ from penstock.engines.installation import Installation, find, version_of
 from penstock.engines.options import nearest, own_mistakes, words
 from penstock.engines.spec import VLLM_MANNER, EngineSpec, Launch, Placement
 from penstock.engines.weights import source_of, weight_mistakes
-from penstock.wire.exposition import LoadNames
 
 SERVER = Path(transformers_server.__file__)
 SINCE = (5, 0)
@@ -95,7 +94,6 @@ SPEC = EngineSpec(
     launch=launch,
     check=check,
     manner=VLLM_MANNER,
-    load=LoadNames((b"transformers:requests_running",), (b"transformers:requests_waiting",), ()),
     steps=(b"transformers:steps_total",),
     stages=(
         (r"(?i)^loading .*@", "reading weights"),

@@ -19,12 +19,18 @@ SAMPLES_MAX = 256
 # No engine runs more requests than this.
 COUNT_MAX = 10**9
 
-RUNNING = (b"vllm:num_requests_running", b"llamacpp:requests_processing", b"sglang:num_running_reqs")
+RUNNING = (
+    b"vllm:num_requests_running",
+    b"llamacpp:requests_processing",
+    b"sglang:num_running_reqs",
+    b"transformers:requests_running",
+)
 WAITING = (
     b"vllm:num_requests_waiting_by_reason",
     b"vllm:num_requests_waiting",
     b"llamacpp:requests_deferred",
     b"sglang:num_queue_reqs",
+    b"transformers:requests_waiting",
 )
 # The first is named as the second was until vLLM 0.10.
 KV_USAGE = (b"vllm:kv_cache_usage_perc", b"vllm:gpu_cache_usage_perc", b"sglang:token_usage")
