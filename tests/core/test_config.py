@@ -115,7 +115,7 @@ def test_a_remote_model_takes_only_distinct_base_urls(source: str | list[str]) -
 
 
 def test_a_remote_url_with_tls_is_answered_with_what_to_do() -> None:
-    with pytest.raises(ValidationError, match="plain HTTP to engines, so put a TLS proxy"):
+    with pytest.raises(ValidationError, match="no TLS to engines: put a TLS proxy"):
         ModelConfig.model_validate({"name": "m", "engine": "remote", "source": ["http://a:1", "https://a:1"]})
 
 

@@ -56,8 +56,8 @@ def _source_mistake(engine: EngineKind, source: str | tuple[str, ...]) -> str:
     if engine == "remote":
         if any(entry.startswith("https://") for entry in entries):
             return (
-                "http://host:port: Penstock speaks plain HTTP to engines, "
-                "so put a TLS proxy beside the gateway that reaches this one, and name the proxy's address,"
+                "http://host:port (Penstock speaks no TLS to engines: put a TLS proxy beside the gateway, "
+                "and name its address)"
             )
         usable = 1 <= len(set(entries)) == len(entries) <= REPLICAS_MAX and all(map(is_base_url, entries))
         return "" if usable else f"1 to {REPLICAS_MAX} different URLs http://host:port, without a path,"
