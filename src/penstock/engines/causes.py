@@ -16,7 +16,8 @@ HUB_CAUSES: Causes = (
     ),
     (
         r"hfvalidationerror|repo id must be in the form",
-        "models.N.source is neither a folder that exists nor a name of the Hub: check its spelling",
+        "models.N.source is neither a folder that exists nor a name of the Hub: check its spelling; "
+        "where it names a file, name the model's folder",
     ),
     (
         r"safetensorerror|error while deserializing header|metadataincompletebuffer|file is corrupt",
