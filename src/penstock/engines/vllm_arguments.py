@@ -148,7 +148,7 @@ def mistakes(args: Mapping[str, object], vllm: Vllm) -> Iterator[str]:
         if name in OWN:
             continue
         if name in GONE and _is_refused(name, vllm):
-            yield f"engine_args.{name}: {_no_longer(name, vllm)}"
+            yield f"engine_args.{name}: {vllm.name} no longer has it: {GONE[name].instead}"
         elif _is_unknown(name, vllm) and not vllm.may_have_more:
             yield f"engine_args.{name}: {vllm.name} has no such argument{_hint(name, vllm)}"
 
@@ -172,10 +172,6 @@ def _is_refused(name: str, vllm: Vllm) -> bool:
     if vllm.arguments:
         return name not in vllm.arguments
     return vllm.version is not None and vllm.version >= GONE[name].removed
-
-
-def _no_longer(name: str, vllm: Vllm) -> str:
-    return f"{vllm.name} no longer has it: {GONE[name].instead}"
 
 
 def _is_unknown(name: str, vllm: Vllm) -> bool:
