@@ -56,7 +56,9 @@ def test_an_environment_knows_its_packages_and_files(tmp_path: Path) -> None:
     assert found.python == tmp_path / "bin" / "python3"
 
 
-PLAIN = st.one_of(st.integers(-(10**6), 10**6), st.text("abc/=.-", min_size=1, max_size=6))
+# Python's parser takes `--` for an end of options wherever it stands.
+WORD = st.text("abc/=.-", min_size=1, max_size=6).filter(lambda text: text != "--")
+PLAIN = st.one_of(st.integers(-(10**6), 10**6), WORD)
 ENTRY = st.one_of(st.integers(-(10**6), 10**6), st.text("abc/=.", min_size=1, max_size=6))
 TABLE = st.dictionaries(st.text("ab", min_size=1, max_size=3), st.one_of(PLAIN, st.booleans()), max_size=3)
 NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,8}[a-z0-9]", fullmatch=True)
