@@ -141,10 +141,11 @@ def variant(among: Sequence[Variant], quantization: str, where: str) -> Variant:
         raise PlanError(
             f"{where}: there is no GGUF model in it", code="hub_not_found", hint="leave :QUANTIZATION out"
         )
+    last = among[-1]
     raise PlanError(
         f"{where}: it {said}; there are {names[:400]}",
         code="hub_not_found" if quantization else "usage",
-        hint=f"name one, as {where}:{next(one.quantization for one in among) or QUANTIZATION_DEFAULT}, or --include",
+        hint=f"name one, as {where}{f':{last.quantization}' if last.quantization else f'/{last.files[0].name}'}",
     )
 
 
