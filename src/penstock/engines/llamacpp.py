@@ -9,6 +9,7 @@ from pathlib import Path
 
 import penstock
 from penstock.core.config import DEMO_SOURCE, ModelConfig
+from penstock.engines.hub import local_path
 from penstock.engines.llamacpp_server import KEY_VARIABLE
 from penstock.engines.spec import EngineSpec, Launch, Placement
 from penstock.wire.resume import Manner
@@ -42,7 +43,10 @@ ARGS: dict[str, type] = {
 
 def model_path(model: ModelConfig) -> Path:
     """The GGUF file of `model`."""
-    return DEMO_FILE if model.source == DEMO_SOURCE else Path(str(model.source)).expanduser()
+    if model.source == DEMO_SOURCE:
+        return DEMO_FILE
+    path = Path(str(model.source)).expanduser()
+    return path if path.exists() else local_path(str(model.source)) or path
 
 
 def launch(model: ModelConfig, placement: Placement) -> Launch:
