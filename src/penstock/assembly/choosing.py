@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from penstock.assembly.pulling import Wanted
-from penstock.core.config import DEMO_MODEL, DEMO_SOURCE
+from penstock.core.config import DEMO_MODEL, DEMO_SOURCE, ModelConfig
 from penstock.core.errors import PenstockError
-from penstock.engines import vllm
+from penstock.engines.catalog import SPECS
 from penstock.engines.hub import Hub, HubError, HubName, parse_name
 from penstock.engines.model_files import DEMO_FOLDER, cached, describe, gguf_files
 from penstock.engines.remote_model import remote_config, remote_gguf
@@ -36,12 +36,12 @@ class Machine:
     Args:
         gpus: none where no driver tells of any.
         memory: of the CPU.
-        vllm: its command, where it is found.
+        vllm: whether it is installed.
     """
 
     gpus: tuple[Gpu, ...]
     memory: Gpu
-    vllm: str | None
+    vllm: bool
 
     @classmethod
     def here(cls, environ: Mapping[str, str]) -> Machine:
@@ -50,7 +50,8 @@ class Machine:
             gpus = detect(environ)
         except PenstockError:
             gpus = ()
-        return cls(gpus, detect_memory(), vllm.executable())
+        asked = ModelConfig(name="any", engine="vllm", source="any/any")
+        return cls(gpus, detect_memory(), vllm=not SPECS["vllm"].check(asked))
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +211,7 @@ def _engine(name: str, found: _Found, asked: str | None, machine: Machine, hub: 
             )
         return (
             "vllm",
-            f"as asked for, on {gpus or 'the CPU'}" if asked else f"{gpus} and {machine.vllm} are here",
+            f"as asked for, on {gpus or 'the CPU'}" if asked else f"as {gpus} and vLLM are here",
         )
     if found.ggufs:
         if asked:
@@ -235,16 +236,15 @@ def _no_engine(name: str, found: _Found, asked: str | None, machine: Machine, hu
     hints = []
     others = _siblings(found.source, hub)
     if others:
-        hints.append(f"others have made some: penstock up --model {others[0]}")
-        if len(others) > 1:
-            hints.append(f"(or {', '.join(others[1:])})")
+        more = f" (or {', '.join(others[1:])})" if len(others) > 1 else ""
+        hints.append(f"others have made some: penstock up --model {others[0]}{more}")
     else:
         hints.append("name a GGUF repository or file of it")
     if machine.vllm:
         hints.append("or --engine vllm, which runs on a CPU where it is built for one")
     elif machine.gpus:
-        hints.append(f"or install vLLM and set {vllm.VENV_VARIABLE}")
-    return PenstockError(f"{name}: {needs}", code="model_unusable", hint=" ".join(hints))
+        hints.append("or install vLLM and set PENSTOCK_VLLM_VENV to its folder")
+    return PenstockError(f"{name}: {needs}", code="model_unusable", hint="; ".join(hints))
 
 
 def _siblings(source: str, hub: Hub) -> tuple[str, ...]:

@@ -68,11 +68,11 @@ def _with_model(here: Invocation, model: str, engine: str | None, *, print_confi
     from penstock.cli.pull import display, hub_for, pulled
 
     loaded = here.load(quiet=True)
-    if loaded.models_given:
+    if loaded.models_given and not print_config:
         names = ", ".join(one.name for one in loaded.config.models)
         raise UsageError(
             f"--model {model[:200]}: the configuration has models of its own ({names}), which it would replace",
-            hint=f"add it to them: penstock up --model {model[:200]} --print-config, in an empty folder; "
+            hint=f"add it to them: penstock up --model {model[:200]} --print-config >> penstock.toml; "
             "or name a configuration without models with --config",
         )
     hub = hub_for(here)
