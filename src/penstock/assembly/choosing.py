@@ -22,8 +22,8 @@ from penstock.planner.hardware import Gpu
 from penstock.planner.plan import CONTEXT_DEFAULT
 from penstock.planner.repository import FILES_MAX, Listed, Variant, has_weights, variants
 from penstock.planner.shapes import Architecture, PlanError
+from penstock.supervisor.machine import main_memory_here
 from penstock.telemetry.gpu import detect
-from penstock.telemetry.memory import detect_memory
 
 ENGINES = ("llamacpp", "vllm")
 NAME_CHARS_MAX = 100
@@ -51,7 +51,7 @@ class Machine:
         except PenstockError:
             gpus = ()
         asked = ModelConfig(name="any", engine="vllm", source="any/any")
-        return cls(gpus, detect_memory(), vllm=not SPECS["vllm"].check(asked))
+        return cls(gpus, main_memory_here(), vllm=not SPECS["vllm"].check(asked))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 from penstock.assembly.premises import Premises
+from penstock.assembly.pulling import token_of
 from penstock.core.config import ModelConfig
 from penstock.core.config_sources import Loaded
 from penstock.core.errors import PenstockError
 from penstock.engines.catalog import SPECS
 from penstock.engines.client import EngineClient
+from penstock.engines.hub import Hub
 from penstock.policy.restart import RestartLimits
 from penstock.store.home import Home
 from penstock.store.runtime import Holder, Lock, Registry
@@ -57,6 +59,7 @@ class Engines:
         """Starts engines by this configuration from now on."""
         tokens = {name: secret.get_secret_value() for name, secret in loaded.engine_environ.items()}
         self._around = self.premises.around({**tokens, **self._environ})
+        self._hub_token = token_of(None, (self._environ, tokens))
         self._drain_s = loaded.config.gateway.drain_timeout_s
         self.premises.gpus.name(loaded.config.models)
 
@@ -72,7 +75,7 @@ class Engines:
             PenstockError: what is wrong, a line each.
         """
         check_models(models, SPECS, only)
-        check_fit(models, lambda: detect(os.environ), only)
+        check_fit(models, lambda: detect(os.environ), only, Hub(self._hub_token).lacking)
         self.premises.check_gpus(models)
 
     async def check_aside(self, models: Sequence[ModelConfig], only: Callable[[ModelConfig], bool]) -> None:

@@ -143,9 +143,9 @@ def _memory(text: str) -> tuple[Gpu, int]:
     from penstock.planner.hardware import GIB, main_memory
 
     if text == "detect":
-        from penstock.telemetry.memory import detect_memory
+        from penstock.supervisor.machine import main_memory_here
 
-        return detect_memory(), 1
+        return main_memory_here(), 1
     try:
         size = parse_size_bytes(text)
     except (ValueError, OverflowError):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock import __version__
-from penstock.engines.hub_errors import HubError, explained
+from penstock.engines.hub_errors import NO_ACCESS, NOT_FOUND, HubError, explained
 from penstock.engines.shelf import cache_folder
 from penstock.planner.repository import FILES_MAX, Listed, is_safe
 
@@ -37,6 +37,12 @@ INSTALL_HINT = "pip install huggingface_hub, or name a folder that holds the mod
 ASK_TIMEOUT_S = 20.0
 READ_TIMEOUT_S = 30.0
 """Longest silence: of an answer of the API, and amid a file."""
+
+PROBE_TIMEOUT_S = 5.0
+"""A look before a start, which goes on without it."""
+
+CONFIGS = ("config.json", "params.json")
+"""What a repository has that is no bare store of files: Hugging Face's, and Mistral's own."""
 
 CHUNK_BYTES = 1 << 20
 FOUND_MAX = 5
@@ -194,6 +200,21 @@ class Hub:
             api = library.HfApi(endpoint=self._endpoint, token=self._token)
             found = api.list_models(search=words, sort="downloads", limit=FOUND_MAX)
             return tuple(one.id for one in found if parse_name(one.id))
+
+    def lacking(self, name: HubName, revision: str | None = None) -> str:
+        """Why an engine that takes `name` can't have it from here, and what to do; nothing where it can, or may: the
+        Hub can't be asked."""
+        try:
+            listing = self.listing(name.repo, revision, timeout_s=PROBE_TIMEOUT_S)
+            if not any(one.name in CONFIGS for one in listing.files):
+                return (
+                    f"{name} has no {CONFIGS[0]}; a GGUF repository is for engine llamacpp, as {name}:Q4_K_M"
+                )
+            with self.open(listing, next(one.name for one in listing.files if one.name in CONFIGS), 0, 1):
+                return ""  # a gated repository is listed, but not opened
+        except HubError as error:
+            told = error.code in (NOT_FOUND, NO_ACCESS)
+            return f"{error.message}; {error.hint}" if told else ""
 
     @contextmanager
     def _asked(self, repo: str, name: str) -> Iterator[Any]:
