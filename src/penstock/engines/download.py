@@ -107,9 +107,12 @@ class Download:
         Args:
             watch: called some times a second.
         """
-        jobs: queue.SimpleQueue[Listed] = queue.SimpleQueue()
+        same: dict[str, list[Listed]] = {}
         for file in self._files:
-            jobs.put(file)
+            same.setdefault(_checksum(file), []).append(file)
+        jobs: queue.SimpleQueue[list[Listed]] = queue.SimpleQueue()
+        for files in same.values():  # what is there under two names is one file on a shelf
+            jobs.put(files)
         errors: queue.SimpleQueue[Exception] = queue.SimpleQueue()
         # Daemons: one that waits for a silent server holds up no exit, and what it has written so far is in order.
         workers = [
@@ -129,10 +132,11 @@ class Download:
             self._stop.set()
         self._shelf.finish()
 
-    def _work(self, jobs: queue.SimpleQueue[Listed], errors: queue.SimpleQueue[Exception]) -> None:
+    def _work(self, jobs: queue.SimpleQueue[list[Listed]], errors: queue.SimpleQueue[Exception]) -> None:
         try:
             while not self._stop.is_set():
-                self._file(jobs.get_nowait())
+                for file in jobs.get_nowait():
+                    self._file(file)
         except (queue.Empty, Stopped):
             pass
         except Exception as error:  # it is raised by `run`

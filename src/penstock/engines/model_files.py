@@ -9,7 +9,6 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -150,8 +149,12 @@ def _whole(folder: Path, named: hub.HubName) -> Path | None:
             read_gguf_header(part)
         return _parts(path)[0]
     _all_there([folder / name for name in _siblings(files)], folder)
-    with suppress(PlanError):
+    try:
         _folder(folder)
+    except DamagedError:
+        raise
+    except PlanError:
+        pass  # of a family that is not known here: an engine may know it
     return folder
 
 
