@@ -100,7 +100,7 @@ def prepare(wanted: Wanted, hub: Hub, environ: Mapping[str, str], *, verify: boo
     else:
         # By the name that was asked for: a model that was renamed is looked for under its old one.
         cache = wanted.cache or cache_folder(environ)
-        shelf = CacheShelf(cache, name.repo, listing.commit, wanted.revision)
+        shelf = CacheShelf(cache.absolute(), name.repo, listing.commit, wanted.revision)
     return Pull(wanted, listing, files, shelf, Download(hub, listing, files, shelf, verify=verify))
 
 
