@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from penstock.core.config import ModelConfig
-from penstock.supervisor.machine import family, host_free_bytes, private_bytes, resident_bytes
+from penstock.supervisor.machine import (
+    family,
+    host_free_bytes,
+    main_memory_here,
+    private_bytes,
+    resident_bytes,
+)
 from penstock.supervisor.room import HOST_RESERVE_BYTES, Machine, Room, room_beside
 from penstock.telemetry.gpu import GpuMemory
 
@@ -113,6 +119,9 @@ def test_a_container_s_limit_counts(tmp_path: Path) -> None:
     (tmp_path / "memory.current").write_text("1000\n")
 
     assert host_free_bytes(tmp_path) == 2000
+    assert main_memory_here(tmp_path).name == "0.0 GiB of RAM"
+    (tmp_path / "memory.stat").write_text("anon 100\nfile 700\ninactive_file 300\nactive_file 200\n")
+    assert host_free_bytes(tmp_path) == 2500
     (tmp_path / "memory.max").write_text("max\n")
     assert host_free_bytes(tmp_path) > 2000
 
