@@ -85,7 +85,7 @@ def test_windows_and_states_are_told(penstock: Command) -> None:
     [
         (("nowhere",), 1, "error: nowhere: there is no such file or folder\nhint: "),
         (("demo", "--gpu", "X99"), 2, "error: --gpu: 'X99' is not known here"),
-        (("demo", "--gpu", "T4", "--detect"), 2, "error: --gpu and --detect: "),
+        (("demo", "--gpu", "T4", "--detect"), 2, "error: --gpu, --detect and --ram: "),
         (("demo", "--quantization", "int3"), 2, "error: --quantization: 'int3' is not known here"),
         (("demo", "--kv-cache", "int4"), 2, "error: --kv-cache: expected auto or fp8, found 'int4'"),
         (("demo", "--tensor-parallel", "2"), 2, "error: --tensor-parallel: has no effect without --gpu"),

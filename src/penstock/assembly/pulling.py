@@ -11,7 +11,8 @@ from penstock.core.config import DEMO_SOURCE, ModelConfig
 from penstock.core.errors import PenstockError
 from penstock.engines.download import Download
 from penstock.engines.hub import Hub, HubName, Listing, parse_name
-from penstock.engines.shelf import CacheShelf, FolderShelf, Shelf, cache_folder
+from penstock.engines.hub_cache import cache_folder
+from penstock.engines.shelf import CacheShelf, FolderShelf, Shelf
 from penstock.planner.repository import Listed, is_safe, parts_of, select
 
 TOKEN_VARIABLE = "HF_TOKEN"  # noqa: S105 - a name

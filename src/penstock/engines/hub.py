@@ -18,7 +18,6 @@ from typing import Any
 
 from penstock import __version__
 from penstock.engines.hub_errors import NO_ACCESS, NOT_FOUND, HubError, explained
-from penstock.engines.shelf import cache_folder
 from penstock.planner.repository import FILES_MAX, Listed, is_safe
 
 __all__ = [
@@ -27,7 +26,6 @@ __all__ = [
     "HubName",
     "Incoming",
     "Listing",
-    "cache_folder",
     "fetch",
     "local_path",
     "parse_name",

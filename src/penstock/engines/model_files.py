@@ -16,8 +16,8 @@ import penstock
 from penstock.core.config import DEMO_MODEL, DEMO_SOURCE
 from penstock.core.units import format_size
 from penstock.engines import hub
+from penstock.engines.hub_cache import cache_folder, incomplete_bytes, snapshot
 from penstock.engines.remote_model import remote_gguf
-from penstock.engines.shelf import cache_folder, incomplete_bytes, snapshot
 from penstock.planner.architecture import CONFIG_BYTES_MAX, read_config
 from penstock.planner.gguf import Header, read_header
 from penstock.planner.gguf_model import read_gguf

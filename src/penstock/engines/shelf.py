@@ -1,22 +1,14 @@
-"""Where a model's files lie on this disk: in the Hub's ordinary cache, or in a folder that is named.
-
-The cache's layout is huggingface_hub's (its guide "Understand caching"): `blobs` by checksum, `snapshots` of links by
-commit, `refs` by branch. What is being fetched is beside them, and ends in `.incomplete`.
-"""
+"""Where a model's files are put on this disk: into the Hub's ordinary cache, or into a folder that is named."""
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+from penstock.engines.hub_cache import BRANCH_DEFAULT, INCOMPLETE, repo_folder
 from penstock.planner.repository import Listed
-
-INCOMPLETE = ".incomplete"
-BRANCH_DEFAULT = "main"
 
 
 class Shelf(Protocol):
@@ -39,39 +31,6 @@ class Shelf(Protocol):
 
     def finish(self) -> None:
         """Ends a download of which everything is there."""
-
-
-def cache_folder(environ: Mapping[str, str]) -> Path:
-    """The Hub's cache, as huggingface_hub's variables say."""
-    named = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE")
-    if named:
-        return Path(os.path.expandvars(named)).expanduser()
-    base = environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.path.expandvars(environ.get("HF_HOME") or f"{base}/huggingface")).expanduser() / "hub"
-
-
-def repo_folder(cache: Path, repo: str) -> Path:
-    """The folder of one repository in the cache."""
-    return cache / f"models--{repo.replace('/', '--')}"
-
-
-def snapshot(cache: Path, repo: str) -> Path | None:
-    """The folder of the newest files of a repository that are known here, of its main branch or the only one there is;
-    None where there is none."""
-    folder = repo_folder(cache, repo)
-    with suppress(OSError, UnicodeDecodeError):
-        commit = (folder / "refs" / BRANCH_DEFAULT).read_text("ascii").strip()
-        if re.fullmatch(r"[0-9a-f]{40}", commit) and (folder / "snapshots" / commit).is_dir():
-            return folder / "snapshots" / commit
-    with suppress(OSError):
-        found = list((folder / "snapshots").iterdir())
-        return found[0] if len(found) == 1 else None
-    return None
-
-
-def incomplete_bytes(cache: Path, repo: str) -> int:
-    """What is there of files of a repository that are not whole, in bytes."""
-    return sum(path.stat().st_size for path in (repo_folder(cache, repo) / "blobs").glob(f"*{INCOMPLETE}"))
 
 
 class CacheShelf:
