@@ -13,6 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 
 INCOMPLETE = ".incomplete"
+PARTS = ".penstock"
+"""The folder, in one that is named for a model, of what is being fetched into it."""
+
 BRANCH_DEFAULT = "main"
 
 
@@ -44,6 +47,6 @@ def snapshot(cache: Path, repo: str) -> Path | None:
     return None
 
 
-def incomplete_bytes(cache: Path, repo: str) -> int:
-    """What is there of files of a repository that are not whole, in bytes."""
-    return sum(path.stat().st_size for path in (repo_folder(cache, repo) / "blobs").glob(f"*{INCOMPLETE}"))
+def incomplete_bytes(folder: Path) -> int:
+    """What is there of files that are not whole, in bytes, in a folder of blobs or parts."""
+    return sum(path.stat().st_size for path in folder.glob(f"*{INCOMPLETE}"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import penstock
 from penstock.core.config import DEMO_MODEL, DEMO_SOURCE
 from penstock.core.units import format_size
 from penstock.engines import hub
-from penstock.engines.hub_cache import cache_folder, incomplete_bytes, snapshot
+from penstock.engines.hub_cache import PARTS, cache_folder, incomplete_bytes, repo_folder, snapshot
 from penstock.engines.remote_model import remote_gguf
 from penstock.planner.architecture import CONFIG_BYTES_MAX, read_config
 from penstock.planner.gguf import Header, read_header
@@ -111,7 +111,10 @@ def cached(source: str, environ: Mapping[str, str]) -> Path | None:
     if named is None:
         return None
     cache = cache_folder(environ)
-    folder, part_bytes = snapshot(cache, named.repo), incomplete_bytes(cache, named.repo)
+    folder, part_bytes = (
+        snapshot(cache, named.repo),
+        incomplete_bytes(repo_folder(cache, named.repo) / "blobs"),
+    )
     try:
         found = None if folder is None else _whole(folder, named)
     except DamagedError as error:
@@ -148,7 +151,7 @@ def _whole(folder: Path, named: hub.HubName) -> Path | None:
         for part in _parts(path):
             read_gguf_header(part)
         return _parts(path)[0]
-    _all_there([folder / name for name in _siblings(files)], folder)
+    _all_there([folder / name for name in _shards(one.name for one in files)], folder)
     try:
         _folder(folder)
     except DamagedError:
@@ -158,10 +161,10 @@ def _whole(folder: Path, named: hub.HubName) -> Path | None:
     return folder
 
 
-def _siblings(files: list[Listed]) -> Iterator[str]:
+def _shards(names: Iterable[str]) -> Iterator[str]:
     """The names of all parts of weights of which one is there (`model-00001-of-00004.safetensors`)."""
-    for file in files:
-        match = _SHARD.fullmatch(file.name)
+    for name in names:
+        match = _SHARD.fullmatch(name)
         if match is None:
             continue
         for number in range(1, min(int(match[2]), FILES_MAX) + 1):
@@ -205,7 +208,14 @@ def _folder(folder: Path) -> Description:
     config = folder / CONFIG_NAME
     files = sorted(folder.glob("*.gguf"))
     if config.is_file():
-        return Description(str(folder), read_config(_content(config), str(config)), _held(folder))
+        part_bytes = incomplete_bytes(folder / PARTS)
+        note = (
+            f"a download into {folder} is not finished: {format_size(part_bytes)} of files that are not whole"
+        )
+        held = _held(folder)
+        return Description(
+            str(folder), read_config(_content(config), str(config)), held, note if part_bytes else ""
+        )
     if len({_stem(file) for file in files}) == 1:
         return _file(files[0])
     found = ", ".join(file.name for file in files[:4])
@@ -262,7 +272,7 @@ def read_gguf_header(path: Path) -> Header:
 def _held(folder: Path) -> Held | None:
     """What the safetensors files of a folder hold; None where there are none."""
     files = list(_indexed(folder)) or sorted(folder.glob("*.safetensors"))[:FILES_MAX]
-    _all_there(files, folder)
+    _all_there([*files, *(folder / name for name in _shards(file.name for file in files))], folder)
     total: Held | None = None
     for path in files:
         try:
@@ -289,6 +299,7 @@ def _indexed(folder: Path) -> Iterator[Path]:
 
 
 def _all_there(files: list[Path], folder: Path) -> None:
+    files = list(dict.fromkeys(files))
     missing = [path.name for path in files if not path.is_file()]
     if missing:
         raise DamagedError(

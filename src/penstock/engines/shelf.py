@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from penstock.engines.hub_cache import BRANCH_DEFAULT, INCOMPLETE, repo_folder
+from penstock.engines.hub_cache import BRANCH_DEFAULT, INCOMPLETE, PARTS, repo_folder
 from penstock.planner.repository import Listed
 
 
@@ -95,7 +95,7 @@ class FolderShelf:
 
     def __init__(self, folder: Path) -> None:
         self.root = folder
-        self._parts = folder / ".penstock"
+        self._parts = folder / PARTS
 
     def part(self, file: Listed) -> Path:
         """As `Shelf` says."""
