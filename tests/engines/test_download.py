@@ -258,6 +258,27 @@ def test_a_disk_that_is_full_is_said_so(look: LookAlike, tmp_path: Path) -> None
     assert caught.value.code == "hub_no_space"
 
 
+@pytest.mark.parametrize("into", [None, "here"])
+def test_a_file_that_is_too_large_for_plain_http_is_left_to_the_library_and_checked(
+    look: LookAlike, tmp_path: Path, into: str | None
+) -> None:
+    hub = Hub(endpoint=look.url)
+    listing = hub.listing(NAME)
+    shelf: Shelf = FolderShelf(tmp_path / into) if into else CacheShelf(tmp_path, NAME, listing.commit, None)
+    files = select(listing.files, NAME)
+    for corrupt in (True, False):
+        made = Download(hub, listing, files, shelf, verify=True, plain_bytes_max=1_000_000)
+        look.faults.append(Fault("model.safetensors", corrupt=corrupt, times=1))
+        if corrupt:
+            with pytest.raises(HubError, match=r"model\.safetensors came with another checksum"):
+                run(made)
+            continue
+        notes = run(made)
+
+    assert "which the Hub gives by Xet alone" in notes[0]
+    assert (shelf.root / "model.safetensors").read_bytes() == LARGE
+
+
 def test_names_that_lead_out_of_the_folder_are_refused(look: LookAlike, tmp_path: Path) -> None:
     look.repos[NAME].files["../../evil.json"] = b"{}"
 

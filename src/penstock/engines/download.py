@@ -34,7 +34,12 @@ FIRST_WAIT_S, WAIT_MAX_S = 1.0, 120.0
 """Failures in a row without a byte between them; the wait after the first, which doubles; the longest one, also where
 the Hub asks for more."""
 
+PLAIN_BYTES_MAX = 50 * 10**9
+"""Of a file that the Hub gives by plain HTTP (huggingface_hub's `MAX_HTTP_DOWNLOAD_SIZE`)."""
+
 WATCH_EVERY_S = 0.2
+STOP_WITHIN_S = 1.0
+"""For threads to see that they shall; one that waits for a silent server is left behind."""
 
 
 class Stopped(Exception):  # noqa: N818 - no error: somebody asked for it
@@ -48,6 +53,7 @@ class Download:
         files: to fetch, in this order.
         verify: whether the checksums of files that are there already are looked at again.
         first_wait_s: after a failure.
+        plain_bytes_max: of a file that is fetched here; a larger one is left to huggingface_hub.
 
     Raises:
         HubError: from `run`: a file can't be had, or there is no room for it.
@@ -62,12 +68,14 @@ class Download:
         *,
         verify: bool,
         first_wait_s: float = FIRST_WAIT_S,
+        plain_bytes_max: int = PLAIN_BYTES_MAX,
     ) -> None:
         self._hub = hub
         self._listing = listing
         self._shelf = shelf
         self._verify = verify
         self._first_wait_s = first_wait_s
+        self._plain_bytes_max = plain_bytes_max
         self._files = tuple(files)
         self._stop = threading.Event()
         self.tally = Tally(files)
@@ -114,7 +122,7 @@ class Download:
         for files in same.values():  # what is there under two names is one file on a shelf
             jobs.put(files)
         errors: queue.SimpleQueue[Exception] = queue.SimpleQueue()
-        # Daemons: one that waits for a silent server holds up no exit, and what it has written so far is in order.
+        # Daemons: one that is left behind holds up no exit, and what it has written so far is in order.
         workers = [
             threading.Thread(target=self._work, args=(jobs, errors), daemon=True)
             for _ in range(min(WORKERS, len(self._files)))
@@ -130,6 +138,8 @@ class Download:
                 raise errors.get()
         finally:
             self._stop.set()
+            for worker in workers:
+                worker.join(STOP_WITHIN_S / len(workers))
         self._shelf.finish()
 
     def _work(self, jobs: queue.SimpleQueue[list[Listed]], errors: queue.SimpleQueue[Exception]) -> None:
@@ -150,7 +160,7 @@ class Download:
             self._shelf.drop(file)
             there = None
         if there is None:
-            self._fetch(file)
+            (self._fetch if file.size_bytes <= self._plain_bytes_max else self._fetch_large)(file)
         with _on_disk(file):
             self._shelf.place(file)
         self.tally.ended(file)
@@ -170,8 +180,22 @@ class Download:
                 with _on_disk(file):
                     os.fsync(out.fileno())
                 return
-        raise HubError(
-            f"{self._listing.repo}: {file.name} came twice with another checksum than the Hub says it has",
+        raise self._damaged(file, "came twice")
+
+    def _fetch_large(self, file: Listed) -> None:
+        """Has huggingface_hub fetch it, by Xet: without a sight of how far it is, and from the start each time."""
+        self.tally.note(
+            f"{file.name} has {format_size(file.size_bytes)}, which the Hub gives by Xet alone: it comes without "
+            "progress, and is begun anew where it is cut off"
+        )
+        path = self._hub.fetch_large(self._listing, file.name, self._shelf.large)
+        if not self._is_sound(path, file):
+            self._shelf.drop(file)
+            raise self._damaged(file, "came")
+
+    def _damaged(self, file: Listed, came: str) -> HubError:
+        return HubError(
+            f"{self._listing.repo}: {file.name} {came} with another checksum than the Hub says it has",
             hint="something between here and the Hub changes it: check the proxy, or the mirror that HF_ENDPOINT names",
         )
 

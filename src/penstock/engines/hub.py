@@ -192,6 +192,24 @@ class Hub:
                 partial = response.status_code == HTTPStatus.PARTIAL_CONTENT
                 yield Incoming(start if partial else 0, response.iter_bytes(CHUNK_BYTES))
 
+    def fetch_large(self, listing: Listing, name: str, where: Mapping[str, str]) -> Path:
+        """A file of a repository, fetched by the library itself.
+
+        Args:
+            where: `cache_dir` or `local_dir`.
+        """
+        with self._asked(listing.repo, name) as library:
+            return Path(
+                library.hf_hub_download(
+                    listing.repo,
+                    name,
+                    revision=listing.commit,
+                    token=self._token,
+                    endpoint=self._endpoint,
+                    **where,
+                )
+            )
+
     def search(self, words: str) -> tuple[str, ...]:
         """Repositories whose names have these words, the most downloaded first."""
         with self._asked(words, "") as library:

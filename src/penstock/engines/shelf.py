@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +17,9 @@ class Shelf(Protocol):
 
     root: Path
     """The folder that holds them by their names once they are there."""
+
+    large: Mapping[str, str]
+    """What tells huggingface_hub to put a file there."""
 
     def part(self, file: Listed) -> Path:
         """Where what is there of a file is kept until it is whole."""
@@ -46,6 +50,7 @@ class CacheShelf:
         self._commit = commit
         self._revision = revision or BRANCH_DEFAULT
         self.root = self._folder / "snapshots" / commit
+        self.large: Mapping[str, str] = {"cache_dir": str(cache)}
 
     def part(self, file: Listed) -> Path:
         """As `Shelf` says."""
@@ -95,6 +100,7 @@ class FolderShelf:
 
     def __init__(self, folder: Path) -> None:
         self.root = folder
+        self.large: Mapping[str, str] = {"local_dir": str(folder)}
         self._parts = folder / PARTS
 
     def part(self, file: Listed) -> Path:
