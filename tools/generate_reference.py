@@ -6,6 +6,7 @@ from pathlib import Path
 
 from penstock.bench.analysis.definitions import with_chapter
 from penstock.core.config_reference import example_toml, reference_page
+from penstock.exporter.reference import exporter_page
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -16,6 +17,7 @@ def main() -> None:
     for name, text in (
         ("penstock.example.toml", example_toml()),
         ("docs/reference/config.md", reference_page()),
+        ("docs/reference/exporter.md", exporter_page()),
         ("docs/bench.md", with_chapter(bench.read_text(encoding="utf-8"))),
     ):
         path = ROOT / name
