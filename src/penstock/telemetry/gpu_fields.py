@@ -239,23 +239,24 @@ QUESTIONS = (
     Question(
         memory,
         (
-            Field("memory_total_bytes", "Its memory."),
+            Field("memory_total_bytes", "Memory of the GPU."),
             Field("memory_used_bytes", "Memory that programs hold."),
             Field("memory_free_bytes", "Memory that nobody holds."),
             Field("memory_reserved_bytes", "Memory that driver and firmware keep for themselves."),
         ),
     ),
-    Question(_once("nvmlDeviceGetPowerUsage", 1e-3), (Field("power_watts", "What it draws."),)),
+    Question(_once("nvmlDeviceGetPowerUsage", 1e-3), (Field("power_watts", "Power that it draws."),)),
     Question(
-        _once("nvmlDeviceGetEnforcedPowerLimit", 1e-3), (Field("power_limit_watts", "What it may draw."),)
+        _once("nvmlDeviceGetEnforcedPowerLimit", 1e-3),
+        (Field("power_limit_watts", "Power that it may draw."),),
     ),
     Question(
         _once("nvmlDeviceGetTotalEnergyConsumption", 1e-3),
-        (Field("energy_joules", "What it has used since the driver was loaded.", counter=True),),
+        (Field("energy_joules", "Energy that it has used since the driver was loaded.", counter=True),),
     ),
     Question(
         _once("nvmlDeviceGetTemperature", 1.0, "NVML_TEMPERATURE_GPU"),
-        (Field("temperature_celsius", "Of its chip."),),
+        (Field("temperature_celsius", "Temperature of its chip."),),
     ),
     Question(
         _once("nvmlDeviceGetTemperatureThreshold", 1.0, "NVML_TEMPERATURE_THRESHOLD_SLOWDOWN"),
@@ -264,7 +265,7 @@ QUESTIONS = (
     Question(
         _clocks,
         (
-            Field("clock_hertz", "Clocks.", label="clock"),
+            Field("clock_hertz", "Its clocks.", label="clock"),
             Field("clock_max_hertz", "The highest that the clocks may be.", label="clock"),
         ),
     ),
@@ -327,7 +328,9 @@ _NVLINK_ERRORS = {
 }
 
 NUMBERED = (
-    Numbered(Field("memory_temperature_celsius", "Of its memory."), {"": "NVML_FI_DEV_MEMORY_TEMP"}),
+    Numbered(
+        Field("memory_temperature_celsius", "Temperature of its memory."), {"": "NVML_FI_DEV_MEMORY_TEMP"}
+    ),
     Numbered(
         Field("throttle_seconds", "Time for which its clocks were held down.", label="reason", counter=True),
         {
@@ -361,7 +364,8 @@ NUMBERED = (
     ),
     Numbered(
         Field(
-            "recovery_action_code", "What the driver asks for: 0 nothing, else NVML_GPU_RECOVERY_ACTION_*."
+            "recovery_action_code",
+            "What the driver asks for: 0 nothing, 1 reset, 2 and 7 reboot, 3 drain P2P, 4 drain and reset, 5 IMEX, 6 bus.",
         ),
         {"": "NVML_FI_DEV_GET_GPU_RECOVERY_ACTION"},
     ),
