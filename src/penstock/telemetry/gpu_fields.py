@@ -365,7 +365,7 @@ NUMBERED = (
     Numbered(
         Field(
             "recovery_action_code",
-            "What the driver asks for: 0 nothing, 1 reset, 2 and 7 reboot, 3 drain P2P, 4 drain and reset, 5 IMEX, 6 bus.",
+            "What the driver asks for: 0 nothing, 1 a reset, 2 or 7 a reboot, 3 to 6 see NVML_GPU_RECOVERY_ACTION.",
         ),
         {"": "NVML_FI_DEV_GET_GPU_RECOVERY_ACTION"},
     ),
