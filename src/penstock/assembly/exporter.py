@@ -32,6 +32,9 @@ from penstock.telemetry.logs import Logger, open_log
 if TYPE_CHECKING:
     from penstock.exporter.otlp import Push
 
+# How late a remote engine that is new is met.
+READ_CONFIGURATION_EVERY_S = 30.0
+
 
 class Parts:
     """The exporter and what it needs.
@@ -168,15 +171,14 @@ def open_push(endpoint: str) -> Push:
 class _Replicas:
     """The replicas whose pages are read: those registered in this home, and the remote ones of the configuration.
 
-    The configuration is read anew after `penstock up` has followed a change of it.
+    The configuration is read anew now and then.
     """
 
     def __init__(self, config: Config, load: Callable[[], Loaded], home: Home) -> None:
         self._config = config
         self._load = load
-        self._reloaded = home.reloaded
         self._registry = Registry(home.replicas)
-        self._stamp = self._changed_ns()
+        self._read_s = time.monotonic()
 
     def targets(self) -> Iterator[Target]:
         """Where their pages are."""
@@ -193,18 +195,11 @@ class _Replicas:
         return [_owner(entry) for entry in self._registry.registrations()]
 
     def _follow(self) -> None:
-        stamp = self._changed_ns()
-        if stamp == self._stamp:
+        if time.monotonic() - self._read_s < READ_CONFIGURATION_EVERY_S:
             return
-        self._stamp = stamp
-        with suppress(PenstockError):  # what was refused by `up` is nothing to follow
+        self._read_s = time.monotonic()
+        with suppress(PenstockError):  # `penstock reload` says what is wrong with it
             self._config = self._load().config
-
-    def _changed_ns(self) -> int:
-        try:
-            return self._reloaded.stat().st_mtime_ns
-        except OSError:
-            return 0
 
 
 def _target(name: str, model: str, engine: str, url: str, key: str) -> Target:

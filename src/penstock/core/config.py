@@ -36,6 +36,7 @@ from penstock.core.config_model import (
     Routing,
     Timeouts,
 )
+from penstock.core.config_monitoring import MonitoringConfig
 from penstock.core.config_traces import TracesConfig
 from penstock.core.config_values import (
     Amount,
@@ -197,6 +198,7 @@ class Config(Section):
     shared: SharedConfig = Field(default_factory=SharedConfig)
     usage: UsageConfig = Field(default_factory=UsageConfig)
     exporter: ExporterConfig = Field(default_factory=ExporterConfig)
+    monitoring: MonitoringConfig = Field(default_factory=MonitoringConfig)
     traces: TracesConfig = Field(default_factory=TracesConfig)
     clickhouse: ClickHouseConfig = Field(default_factory=ClickHouseConfig)
 

@@ -21,6 +21,7 @@ DURATION = "a duration from 1ms to 24h, such as 500ms, 2s or 10m"
 PERIOD = "a duration from 1s to 3650d, such as 10m, 24h or 90d"
 SHARE = "a number from 0 to 1"
 AMOUNT = "a number from 0 to 1000000000"
+PERCENT = "a percentage from 50 to 99.999"
 NETWORK = "an IP address or network, such as 10.0.0.0/8 or ::1"
 REDIS_URL = "a URL such as redis://host:6379/0, redis://:password@host:6379/0 or rediss://host:6379"
 OTLP_URL = "a URL such as http://host:4318 or https://host:4317, without name and password"
@@ -32,8 +33,12 @@ WHOLE = "a whole number"
 NAME = "1 to 128 characters without spaces or control characters"
 SECRET = "1 to 512 printable ASCII characters without spaces"  # noqa: S105 - a description, not a secret
 SOURCE = "one line of text, or a list of these"
+GPUS = "a list of up to 1024 GPU indices from 0 to 1023, such as [0, 1]"
 ENGINE_ARG = "text, a number, true or false, or a list of these"
 
+GPUS_MAX = 1024
+
+_INDEX = re.compile(r"[0-9]{1,4}")
 _SECRET = re.compile(r"[!-~]{1,512}")
 _REDIS_URL = re.compile(r"rediss?://[!-~]{1,500}|unix://[!-~]{1,500}")
 _OTLP_URL = re.compile(
@@ -86,6 +91,16 @@ def _amount(value: object) -> float:
     if not 0 <= amount <= 10**9:
         raise ValueError(f"expected {AMOUNT}")
     return amount
+
+
+def _percent(value: object) -> float:
+    try:
+        percent = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]  # tried
+    except (TypeError, ValueError):
+        percent = math.nan
+    if not 50 <= percent <= 99.999:
+        raise ValueError(f"expected {PERCENT}")
+    return percent
 
 
 def _share(value: object) -> float:
@@ -169,6 +184,20 @@ def _source(value: object) -> object:
     return value if isinstance(value, str) else tuple(entries)
 
 
+def _gpus(value: object) -> tuple[int, ...]:
+    if isinstance(value, str):  # of an environment variable
+        value = [
+            int(entry) if _INDEX.fullmatch(entry) else entry
+            for entry in re.split(r"[\s,\[\]]+", value)
+            if entry
+        ]
+    if not isinstance(value, list | tuple) or len(value) > GPUS_MAX:
+        raise ValueError(f"expected {GPUS}")
+    if not all(type(entry) is int and 0 <= entry < GPUS_MAX for entry in value):
+        raise ValueError(f"expected {GPUS}")
+    return tuple(value)
+
+
 def _is_line(value: object) -> bool:
     return isinstance(value, str) and value.isprintable()
 
@@ -198,6 +227,9 @@ Duration = Annotated[float, BeforeValidator(_duration_s), DURATION]
 Size = Annotated[int, BeforeValidator(_size_bytes), SIZE]
 Period = Annotated[float, BeforeValidator(_period_s), PERIOD]
 Amount = Annotated[float, BeforeValidator(_amount), AMOUNT]
+Percent = Annotated[float, BeforeValidator(_percent), PERCENT]
+
+
 Share = Annotated[float, BeforeValidator(_share), SHARE]
 Flag = Annotated[bool, BeforeValidator(_flag), "true or false"]
 Network = Annotated[str, AfterValidator(_network), NETWORK]
@@ -211,5 +243,6 @@ Name = Annotated[str, AfterValidator(_name), NAME]
 Secret = Annotated[SecretStr, AfterValidator(_secret), SECRET]
 ListenAddress = Annotated[Address, BeforeValidator(_address), ADDRESS]
 Source = Annotated[str | tuple[str, ...], BeforeValidator(_source), SOURCE]
+GpuIndices = Annotated[tuple[int, ...], BeforeValidator(_gpus), GPUS]
 ArgName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 ArgValue = Annotated[Any, AfterValidator(_engine_arg), ENGINE_ARG]

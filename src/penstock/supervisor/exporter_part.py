@@ -11,6 +11,8 @@ from penstock.engines.client import EngineClient
 from penstock.engines.spec import Launch
 from penstock.supervisor.parts import PROBE_WITHIN_S
 
+START_SILENCE_S = 60.0
+
 
 @dataclass(frozen=True, slots=True)
 class ExporterPart:
@@ -25,6 +27,11 @@ class ExporterPart:
     options: tuple[str, ...]
     client: EngineClient
     name: str = "exporter"
+    model_name: str = ""
+    engine: str = ""
+    gpus: tuple[int, ...] = ()
+    causes: tuple[tuple[str, str], ...] = ()
+    start_silence_s: float = START_SILENCE_S
     stop_within_s: float = 5.0
 
     def launch(self) -> Launch:
@@ -38,6 +45,9 @@ class ExporterPart:
     def ended(self) -> None:
         """Its process is gone."""
         self.client.forget(self.listen.reachable())
+
+    def left(self) -> None:
+        """It is not started again."""
 
     async def is_ready(self) -> bool:
         """Whether it listens."""

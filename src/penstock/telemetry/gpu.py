@@ -7,6 +7,7 @@ Indices are NVML's: in the order of the PCI bus. CUDA counts in the same order o
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from penstock.planner.hardware import MIB, Gpu, known_gpu
@@ -14,7 +15,7 @@ from penstock.telemetry import nvml as library
 from penstock.telemetry.gpu_processes import processes
 from penstock.telemetry.nvml import NoGpuError, Reason
 
-__all__ = ["NoGpuError", "detect", "free_memory", "holders"]
+__all__ = ["GpuMemory", "NoGpuError", "detect", "free_memory", "holders", "memory"]
 
 VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
 RESERVED_MIB = 1024
@@ -59,6 +60,32 @@ def free_memory(environ: Mapping[str, str], nvml: Any = None) -> dict[int, int]:
             for index, handle in _visible(found, environ.get(VISIBLE_VARIABLE))
         }
     return {index: free for index, free in told.items() if free is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class GpuMemory:
+    """The memory of one GPU, and how much of it each process holds, where the driver tells."""
+
+    index: int
+    total_bytes: int
+    free_bytes: int
+    held_bytes: Mapping[int, int]
+
+
+def memory(environ: Mapping[str, str], nvml: Any = None) -> tuple[GpuMemory, ...]:
+    """The memory of each GPU that a program started here could use.
+
+    Raises:
+        NoGpuError: there is none to ask.
+    """
+    with library.opened(nvml) as found:
+        told = []
+        for index, handle in _visible(found, environ.get(VISIBLE_VARIABLE)):
+            whole, _ = library.told(found, found.nvmlDeviceGetMemoryInfo, handle)
+            if whole is not None:
+                held, _ = processes(found, handle)
+                told.append(GpuMemory(index, whole.total, whole.free, held or {}))
+    return tuple(told)
 
 
 def holders(gpus: Iterable[int], nvml: Any = None) -> dict[int, int]:
