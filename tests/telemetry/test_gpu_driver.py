@@ -122,6 +122,29 @@ def test_a_lost_gpu_keeps_its_name_and_is_found_again_after_its_reset() -> None:
     assert (found.lost, found.number("power_watts")) == (False, 70.0)
 
 
+def test_a_gpu_that_the_driver_counts_no_more_stays_lost_and_the_others_keep_their_names() -> None:
+    machine = Machine(FakeGpu(uuid="GPU-a"), FakeGpu(uuid="GPU-b"))
+    machine.read()
+    first, second = machine.nvml.machine.gpus
+
+    first.lost = True
+    machine.read(LOST_REOPEN_S)
+    machine.nvml.machine.gpus = [second]
+    one = {gpu.uuid: gpu.lost for gpu in machine.read().gpus}
+    machine.read(LOST_REOPEN_S)
+    machine.nvml.machine.gpus = []
+    none = {gpu.uuid: gpu.lost for gpu in machine.read().gpus}
+
+    assert one == {"GPU-a": True, "GPU-b": False}
+    assert none == {"GPU-a": True, "GPU-b": True}
+
+
+def test_a_gpu_that_tells_no_events_is_said_to_tell_none() -> None:
+    gpu = Machine(FakeGpu(errors={"nvmlDeviceRegisterEvents": "NVML_ERROR_NOT_SUPPORTED"})).one()
+
+    assert gpu.absent["xid_errors"] is Absence.UNSUPPORTED
+
+
 @pytest.mark.parametrize(
     ("error", "reason"),
     [

@@ -110,7 +110,7 @@ def _read_numbered(nvml: Any, handle: Any, values: Values, absent: Absences) -> 
         for part, name in numbered.ids.items():
             answer = by_id.get(ids[name])
             if answer is not None and answer.nvmlReturn == 0:
-                parts[part] = _number(nvml, answer) * numbered.scale
+                parts[part] = _number(answer) * numbered.scale
             elif answer is not None:
                 reasons = [absence(nvml, answer.nvmlReturn)]
         if parts:
@@ -119,16 +119,12 @@ def _read_numbered(nvml: Any, handle: Any, values: Values, absent: Absences) -> 
             absent[numbered.field.name] = reasons[0]
 
 
-def _number(nvml: Any, answer: Any) -> float:
-    member = {
-        nvml.NVML_VALUE_TYPE_DOUBLE: "dVal",
-        nvml.NVML_VALUE_TYPE_UNSIGNED_INT: "uiVal",
-        nvml.NVML_VALUE_TYPE_UNSIGNED_LONG: "ulVal",
-        nvml.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG: "ullVal",
-        nvml.NVML_VALUE_TYPE_SIGNED_LONG_LONG: "sllVal",
-        nvml.NVML_VALUE_TYPE_SIGNED_INT: "siVal",
-    }.get(answer.valueType, "usVal")
-    return float(getattr(answer.value, member))
+def _number(answer: Any) -> float:
+    return float(getattr(answer.value, _MEMBERS[answer.valueType]))
+
+
+_MEMBERS = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
+"""Of NVML's union, in the order of NVML_VALUE_TYPE_*, of which older libraries have fewer."""
 
 
 # -- questions ----------------------------------------------------------------------------------------
@@ -261,6 +257,10 @@ QUESTIONS = (
     Question(
         _once("nvmlDeviceGetTemperatureThreshold", 1.0, "NVML_TEMPERATURE_THRESHOLD_SLOWDOWN"),
         (Field("temperature_slowdown_celsius", "Temperature of its chip at which it is slowed down."),),
+    ),
+    Question(
+        _once("nvmlDeviceGetMarginTemperature"),
+        (Field("temperature_margin_celsius", "How much hotter its chip may get before it is slowed down."),),
     ),
     Question(
         _clocks,
