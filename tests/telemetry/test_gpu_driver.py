@@ -10,7 +10,7 @@ import pynvml
 import pytest
 
 from penstock.telemetry.fake_nvml import FakeGpu, FakeMachine, FakeNvml
-from penstock.telemetry.gpu_driver import LOST_REOPEN_S, REOPEN_MAX_S, Driver, GpuReading, Sight
+from penstock.telemetry.gpu_driver import LOST_REOPEN_S, REOPEN_MAX_S, Driver, GpuReading, Sight, read_within
 from penstock.telemetry.gpu_fields import fields
 from penstock.telemetry.nvml import Absence, NoGpuError, Reason
 from penstock.telemetry.xids import Action
@@ -267,6 +267,17 @@ def test_mig_instances_tell_their_memory() -> None:
         (10_000 * MIB, 0),
     ]
     assert len({each.uuid for each in gpu.instances}) == 2
+
+
+def test_a_driver_that_hangs_is_given_up_by_who_asks_once() -> None:
+    machine = Machine(FakeGpu())
+    machine.nvml.machine.hangs = True
+
+    sight = read_within(machine.driver, 0.05)
+    machine.nvml.released.set()
+
+    assert sight.trouble is not None
+    assert sight.trouble.reason is Reason.HANGS
 
 
 def test_the_driver_is_let_go() -> None:

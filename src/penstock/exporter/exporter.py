@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 
@@ -20,10 +21,14 @@ from penstock.exporter.host import host_families
 from penstock.exporter.notes import Notes
 from penstock.exporter.owners import Owner, by_pid, kin
 from penstock.exporter.watch import Watch
-from penstock.telemetry.gpu_driver import Driver, Sight
+from penstock.telemetry.gpu_driver import Driver, Sight, read_within
 from penstock.telemetry.nvml import hangs
 
 SOURCE = "exporter"
+ONCE_WITHIN_S = 20.0
+"""How long the driver may take where everything is read one time."""
+
+_Found = TypeVar("_Found")
 
 
 def _gauge(name: str, text: str, *labels: str) -> Metric:
@@ -68,7 +73,7 @@ class Sources:
 
 
 class Exporter:
-    """Reads the sources from `start` to `stop`; makes families of what they said last.
+    """Reads the sources while it runs; makes families of what they said last.
 
     Args:
         every_s: seconds from one reading to the next.
@@ -81,10 +86,10 @@ class Exporter:
         self._every_s = every_s
         self._now_s = now_s
         self._notes = notes
-        self._gpu = Watch(gpus.SOURCE, sources.driver.read, every_s, now_s, self._on_error)
-        self._host = Watch(host.SOURCE, lambda: host_families(sources.places), every_s, now_s, self._on_error)
-        self._engines_at_s = now_s()
         self._errors: dict[tuple[str, str], int] = {}
+        self._gpu = self._watch(gpus.SOURCE, sources.driver.read)
+        self._host = self._watch(host.SOURCE, lambda: host_families(sources.places))
+        self._engines_at_s = now_s()
         self._process = psutil.Process()
         self.otlp_age_s: Callable[[], float | None] = lambda: None
 
@@ -103,8 +108,10 @@ class Exporter:
             self._gpu.stop()
 
     async def once(self) -> None:
-        """Reads everything one time, here; waits for the driver for as long as it takes."""
-        await asyncio.to_thread(self._gpu.read_once)
+        """Reads everything one time, here."""
+        driver = self._sources.driver
+        self._gpu = self._watch(gpus.SOURCE, lambda: read_within(driver, ONCE_WITHIN_S))
+        self._gpu.read_once()
         self._host.read_once()
         await self._read_engines()
         self._judge()
@@ -141,6 +148,9 @@ class Exporter:
         return exposition(self.families())
 
     # -- own ------------------------------------------------------------------------------------------
+
+    def _watch(self, name: str, read: Callable[[], _Found]) -> Watch[_Found]:
+        return Watch(name, read, self._every_s, self._now_s, self._on_error)
 
     async def _read_engines(self) -> None:
         try:
@@ -182,7 +192,8 @@ class Exporter:
         self._notes.wrong(source, "bug", repr(error), "please report it")
 
     def _count(self, source: str, reason: str) -> None:
-        self._errors[source, reason] = self._errors.get((source, reason), 0) + 1
+        key = source, str(reason)  # a plain text: it is read by other threads, and an enum's hash runs Python
+        self._errors[key] = self._errors.get(key, 0) + 1
 
     def _add_own(self, families: Families) -> None:
         families.add(INFO, 1, __version__)

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Container, Mapping
 from ctypes import addressof
 from dataclasses import dataclass, field, replace
+from threading import Thread
 from typing import Any
 
 from penstock.telemetry import nvml as library
@@ -251,6 +252,15 @@ class Driver:
                 seen = self._seen[gpu.uuid]
                 seen.last_xid = int(event.eventData)
                 seen.xids[xid(seen.last_xid).action] += 1
+
+
+def read_within(driver: Driver, within_s: float) -> Sight:
+    """What the GPUs tell now, or that their driver hangs; for who asks once and goes."""
+    found: list[Sight] = []
+    thread = Thread(target=lambda: found.append(driver.read()), daemon=True)  # one that hangs can't be ended
+    thread.start()
+    thread.join(within_s)
+    return found[0] if found else Sight(trouble=library.hangs(within_s))
 
 
 def _is_silent(gpu: GpuReading) -> bool:
