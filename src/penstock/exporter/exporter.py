@@ -21,8 +21,9 @@ from penstock.exporter.host import host_families
 from penstock.exporter.notes import Notes
 from penstock.exporter.owners import Owner, by_pid, kin
 from penstock.exporter.watch import Watch
-from penstock.telemetry.gpu_driver import Driver, Sight, read_within
+from penstock.telemetry.gpu_driver import Driver, GpuReading, Sight, read_within
 from penstock.telemetry.nvml import hangs
+from penstock.telemetry.xids import xid
 
 SOURCE = "exporter"
 ONCE_WITHIN_S = 20.0
@@ -87,6 +88,7 @@ class Exporter:
         self._now_s = now_s
         self._notes = notes
         self._errors: dict[tuple[str, str], int] = {}
+        self._xids: dict[str, int] = {}
         self._gpu = self._watch(gpus.SOURCE, sources.driver.read)
         self._host = self._watch(host.SOURCE, lambda: host_families(sources.places))
         self._engines_at_s = now_s()
@@ -173,7 +175,18 @@ class Exporter:
                 self._notes.wrong(place, "lost", f"{gpu.name} does not answer", "look for its Xid in dmesg")
             else:
                 self._notes.well(place)
+            self._hear(gpu, place)
         self._judge_pages()
+
+    def _hear(self, gpu: GpuReading, place: str) -> None:
+        """Tells of the newest Xid, where there was one since the last time."""
+        heard = sum(gpu.xids.values())
+        if heard > self._xids.get(gpu.uuid, 0):
+            known = xid(gpu.last_xid)
+            self._notes.happened(
+                "gpu_xid", place, f"xid_{known.code}", known.text, f"it asks for: {known.action}"
+            )
+        self._xids[gpu.uuid] = heard
 
     def _judge_pages(self) -> None:
         prefix = "replica "
