@@ -8,6 +8,8 @@ from typing import Any
 
 import pynvml
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from penstock.telemetry.fake_nvml import FakeGpu, FakeMachine, FakeNvml
 from penstock.telemetry.gpu_driver import LOST_REOPEN_S, REOPEN_MAX_S, Driver, GpuReading, Sight, read_within
@@ -267,6 +269,51 @@ def test_mig_instances_tell_their_memory() -> None:
         (10_000 * MIB, 0),
     ]
     assert len({each.uuid for each in gpu.instances}) == 2
+
+
+ERRORS = st.sampled_from([name for name in dir(pynvml) if name.startswith("NVML_ERROR_")])
+FUNCTIONS = st.sampled_from(
+    [
+        name
+        for name in dir(pynvml)
+        if name.startswith(("nvmlDeviceGet", "nvmlDeviceRegister", "NVML_FI_DEV_NVLINK"))
+    ]
+)
+EVENTS = st.one_of(
+    st.tuples(st.just("error"), st.one_of(st.just(""), ERRORS)),
+    st.tuples(st.just("lost"), st.booleans()),
+    st.tuples(st.just("counted"), st.booleans()),
+    st.tuples(st.just("field"), FUNCTIONS, ERRORS),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(EVENTS, st.floats(0.0, 90.0)), max_size=12))
+def test_whatever_happens_is_told_and_survived(events: list[tuple[tuple[Any, ...], float]]) -> None:
+    machine = Machine(FakeGpu(uuid="GPU-a"), FakeGpu(uuid="GPU-b"))
+    first, second = machine.nvml.machine.gpus
+    machine.read()
+
+    for (kind, *words), after_s in events:
+        if kind == "error":
+            (machine.nvml.machine.error,) = words
+        elif kind == "lost":
+            (second.lost,) = words
+        elif kind == "counted":
+            machine.nvml.machine.gpus = [first, second] if words[0] else [first]
+        else:
+            second.errors = {words[0]: words[1]}
+        sight = machine.read(after_s)
+        assert bool(sight.gpus) is (sight.trouble is None)
+    machine.nvml.machine.error, second.lost, second.errors = "", False, {}
+    machine.nvml.machine.gpus = [first, second]
+    for _ in range(3):
+        found = machine.read(max(REOPEN_MAX_S, LOST_REOPEN_S))
+
+    assert {gpu.uuid: (gpu.lost, gpu.number("power_watts")) for gpu in found.gpus} == {
+        "GPU-a": (False, 70.0),
+        "GPU-b": (False, 70.0),
+    }
 
 
 def test_a_driver_that_hangs_is_given_up_by_who_asks_once() -> None:

@@ -147,9 +147,9 @@ class FakeNvml:
     def _device(self, name: str, handle: Any = 0, *args: Any, **named: Any) -> Any:
         self._alive()
         index, *instance = handle if isinstance(handle, tuple) else (handle,)
-        gpu = self.machine.gpus[index]
-        if gpu.lost:
+        if index >= len(self.machine.gpus) or self.machine.gpus[index].lost:
             raise self.error("NVML_ERROR_GPU_IS_LOST")
+        gpu = self.machine.gpus[index]
         if name in gpu.errors:
             raise self.error(gpu.errors[name])
         if name not in _DEVICE:
