@@ -121,4 +121,7 @@ def _fits(value: object, wanted: type) -> bool:
 # Its server goes on with a last message of the assistant unasked, and refuses two of them.
 MANNER = Manner(joins=True, tokenizer=Tokenizer(texts=("content",), whole=("add_special",)))
 
-SPEC = EngineSpec(kind="llamacpp", launch=launch, check=check, manner=MANNER)
+# One for each batch of prompts and tokens; it tells of them also amid the next one.
+STEPS = (b"llamacpp:n_decode_total",)
+
+SPEC = EngineSpec(kind="llamacpp", launch=launch, check=check, manner=MANNER, steps=STEPS)

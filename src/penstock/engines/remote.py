@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from penstock.core.config import Address, ModelConfig
 from penstock.engines.spec import VLLM_MANNER, EngineSpec
+from penstock.wire.exposition import STEPS
 from penstock.wire.tokenize import Tokenizer
 
 SCHEME = "http://"
@@ -32,4 +33,6 @@ _TOKENIZER = Tokenizer(texts=("prompt", "content"), whole=("add_special_tokens",
 MANNER = replace(VLLM_MANNER, tokenizer=_TOKENIZER)
 
 # Every OpenAI-compatible server has this route; not all of them have /health.
-SPEC = EngineSpec(kind="remote", launch=None, check=check, health_path="/v1/models", manner=MANNER)
+SPEC = EngineSpec(
+    kind="remote", launch=None, check=check, health_path="/v1/models", manner=MANNER, steps=STEPS
+)

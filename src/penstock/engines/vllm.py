@@ -84,4 +84,21 @@ def _words(name: str, value: object) -> Iterator[str]:
         yield from (f"--{flag}", str(value))
 
 
-SPEC = EngineSpec(kind="vllm", launch=launch, check=check, manner=VLLM_MANNER)
+STEPS = (b"vllm:iteration_tokens_total_count",)
+
+# Of its log, 0.32, in the order in which they come.
+STAGES = (
+    (r"Resolved architecture: ", "starting its engine"),
+    (r"Initializing a V1 LLM engine", "starting its workers"),
+    (r"Starting to load model ", "loading the model"),
+    (r"checkpoint shards: +(\d+)% Completed", r"loading weights, \1 %"),
+    (r"Prefetching checkpoint files: (\d+)%", r"reading weights, \1 %"),
+    (r"Loading weights took ", "weights are loaded"),
+    (r"Starting torch\.compile|Dynamo bytecode transform|[Cc]ompile and warming up", "compiling"),
+    (r"Warming up model", "warming up"),
+    (r"KV cache size: ", "warming up"),
+    (r"Capturing CUDA graphs[^%]*?(\d+)%", r"capturing CUDA graphs, \1 %"),
+    (r"init engine \(profile", "starting its server"),
+)
+
+SPEC = EngineSpec(kind="vllm", launch=launch, check=check, manner=VLLM_MANNER, steps=STEPS, stages=STAGES)
