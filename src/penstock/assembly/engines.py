@@ -52,6 +52,7 @@ class Engines:
         self._home = home
         self._environ = environ
         self._client = client
+        self._say = say
         self.adopt(loaded)
 
     def adopt(self, loaded: Loaded) -> None:
@@ -72,7 +73,8 @@ class Engines:
         Raises:
             PenstockError: what is wrong, a line each.
         """
-        check_models(models, SPECS, only)
+        for warning in check_models(models, SPECS, only):
+            self._say(f"warning: {warning}")
         check_fit(models, lambda: detect(os.environ), only)
         self.premises.check_gpus(models)
 
