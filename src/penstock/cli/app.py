@@ -20,10 +20,10 @@ from penstock.core.errors import PenstockError
 
 COMMANDS = (
     *("up", "gateway", "engine", "exporter"),
-    *("plan", "doctor", "render"),
+    *("plan", "pull", "doctor"),
     *("keys", "status", "top", "usage", "logs", "metrics"),
     *("drain", "undrain", "restart", "reload", "stop"),
-    *("sim", "bench", "clickhouse"),
+    *("sim", "bench", "render", "clickhouse"),
 )
 VERSION_OPTION = "--version"
 USAGE_CODES = frozenset({"usage", "invalid_configuration", "models_unusable"})

@@ -29,8 +29,7 @@ def register(app: typer.Typer) -> None:
         "GPU, and says so. SIGTERM and Ctrl-C end it.",
         epilog=epilog(
             "penstock exporter",
-            "PENSTOCK_EXPORTER__LISTEN=0.0.0.0:9101 penstock exporter",
-            "curl http://127.0.0.1:9101/metrics",
+            "penstock --config rack.toml exporter",
         ),
     )(exporter)
 

@@ -197,8 +197,8 @@ class Config(Section):
     idempotency: IdempotencyConfig = Field(default_factory=IdempotencyConfig)
     shared: SharedConfig = Field(default_factory=SharedConfig)
     usage: UsageConfig = Field(default_factory=UsageConfig)
-    monitoring: MonitoringConfig = Field(default_factory=MonitoringConfig)
     exporter: ExporterConfig = Field(default_factory=ExporterConfig)
+    monitoring: MonitoringConfig = Field(default_factory=MonitoringConfig)
     traces: TracesConfig = Field(default_factory=TracesConfig)
     clickhouse: ClickHouseConfig = Field(default_factory=ClickHouseConfig)
 
