@@ -24,7 +24,7 @@ from tests.alerts.traffic import traffic
 from tests.alerts.watch import ALWAYS
 
 QUIET_S = 40.0
-PATIENCE_S = 120.0
+PATIENCE_S = 100.0
 LOOK_EVERY_S = 0.25
 TOLD = {alert.name: alert.severity in (Severity.PAGE, Severity.TICKET) for alert in ALERTS}
 # The machine is a real one, with others on it.

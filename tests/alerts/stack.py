@@ -183,6 +183,7 @@ name = "m"
 engine = "remote"
 source = {{sources}}
 concurrency = {{concurrency}}
+price = {{{{ prompt_usd_per_million = 1 }}}}
 timeouts = {{{{ total = "60s", queue = "20s" }}}}
 
 [models.slo]
