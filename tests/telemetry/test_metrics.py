@@ -170,6 +170,18 @@ def test_every_limit_is_a_boundary_of_its_histogram_for_every_model() -> None:
         assert found["penstock_request_duration_seconds_bucket", labels(model=name, le="7.0")] == 1
 
 
+def test_a_model_that_a_reload_added_has_the_boundaries_of_the_others() -> None:
+    limited = model("m", tpot={"under": "44ms"})
+    m = metrics(limited)
+    m.observe([complete()])
+    m.follow([limited, model("n")])
+    m.observe([complete(model="n")])
+
+    found = page(m)
+    assert found["penstock_tpot_seconds_bucket", labels(model="n", le="0.044")] == 0
+    assert found["penstock_tpot_seconds_count", labels(model="m")] == 1  # it has gone on
+
+
 def test_a_model_that_a_reload_removed_is_forgotten() -> None:
     m = metrics(model("m"), model("n"))
     m.observe([complete(), complete(model="n")])
