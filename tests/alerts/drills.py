@@ -126,11 +126,30 @@ def decoding_slow(stack: Stack) -> Iterator[None]:
 @contextmanager
 def cache_filled(stack: Stack) -> Iterator[None]:
     """Long prompts, more than the KV cache of an engine holds, sent past the gateway."""
+    for number in range(2):
+        stack.stop_engine(number)
+        stack.start_engine(number, "--no-prefix-cache")  # the prompts are alike
     with ExitStack() as over:
         for engine in stack.engines:
             over.enter_context(traffic(engine, 40, pause_s=0.0, prompt="word " * 200, max_tokens=500))
         over.enter_context(traffic(stack.gateway, 2))
         yield
+    for number in range(2):
+        stack.stop_engine(number)
+        stack.start_engine(number)
+
+
+@contextmanager
+def cache_almost_filled(stack: Stack) -> Iterator[None]:
+    """Four sequences at a time that fill an engine's 64 blocks to the last few, for sixteen seconds each."""
+    slow = ("--no-prefix-cache", "--base-step-s", "1", "--answer-tokens-mean", "0")
+    prompt = " ".join(["word"] * 236)
+    stack.stop_engine(0)
+    stack.start_engine(0, *slow)
+    with traffic(stack.engines[0], 6, pause_s=0.0, prompt=prompt, max_tokens=18):
+        yield
+    stack.stop_engine(0)
+    stack.start_engine(0)
 
 
 @contextmanager
@@ -247,8 +266,14 @@ DRILLS = (
     Drill(
         "more prompts than the KV cache holds",
         cache_filled,
-        ("KvCacheHigh", "KvCacheFull", "EngineQueueBacklog", "PreemptionStorm"),
-        (*BURNS, *LOAD, "PrefixCacheCollapse", "GatewayLoopSlow"),
+        ("EngineQueueBacklog", "PreemptionStorm"),
+        (*TROUBLE, *LOAD, "PrefixCacheCollapse"),
+    ),
+    Drill(
+        "a KV cache that is almost full",
+        cache_almost_filled,
+        ("KvCacheHigh", "KvCacheFull"),
+        (*TROUBLE, *LOAD),
     ),
     Drill(
         "limits and unknown keys",
