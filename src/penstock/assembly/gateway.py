@@ -45,6 +45,7 @@ from penstock.store.keys import KeyRing, make_admin_key
 from penstock.store.runtime import Drained
 from penstock.telemetry.logs import RequestLog, open_log
 from penstock.telemetry.metrics import Metrics
+from penstock.telemetry.notify import Notifier
 from penstock.telemetry.records import Records
 from penstock.telemetry.together import together
 
@@ -56,25 +57,30 @@ SWITCH_INTERVAL_S = 0.0005
 TEND_EVERY_S = 1.0
 
 
-def run_gateway(config: Config, load: Callable[[], Loaded], home: Home, worker: Worker) -> None:
+def run_gateway(
+    config: Config, load: Callable[[], Loaded], home: Home, worker: Worker, notifier: Notifier
+) -> None:
     """Runs the gateway until it is told to stop and has drained.
 
     Args:
         load: reads the configuration anew; raises ConfigError.
         worker: which of several this one is.
+        notifier: tells a service manager how it goes.
 
     Raises:
         PenstockError: an address can't be listened on, or the keys can't be read.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_gateway(config, load, home, worker))
+        runner.run(_gateway(config, load, home, worker, notifier))
 
 
-async def _gateway(config: Config, load: Callable[[], Loaded], home: Home, worker: Worker) -> None:
+async def _gateway(
+    config: Config, load: Callable[[], Loaded], home: Home, worker: Worker, notifier: Notifier
+) -> None:
     # a second series for every counter, that nobody asks for; the library does not type this call
     disable_created_metrics()  # type: ignore[no-untyped-call]
-    gateway = _Gateway(config, load, home, worker)
+    gateway = _Gateway(config, load, home, worker, notifier)
     try:
         await gateway.run()
     finally:
@@ -84,9 +90,12 @@ async def _gateway(config: Config, load: Callable[[], Loaded], home: Home, worke
 class _Gateway:
     """Every part of one gateway process."""
 
-    def __init__(self, config: Config, load: Callable[[], Loaded], home: Home, worker: Worker) -> None:
+    def __init__(
+        self, config: Config, load: Callable[[], Loaded], home: Home, worker: Worker, notifier: Notifier
+    ) -> None:
         self._home = home
         self._worker = worker
+        self._notifier = notifier
         self._log = open_log(config.log.level, config.log.format)
         self._settings = Settings(config)
         self._client = EngineClient()
@@ -121,19 +130,22 @@ class _Gateway:
         )
         self._board = Board(home.workers, worker.number)
         self._overview = self._look()
-        self._reload = GatewayReload(self._settings, load, self._follow, worker, self._log)
+        self._reload = GatewayReload(self._settings, load, self._follow, worker, self._log, notifier)
         self._server = self._listeners(config)
 
     async def run(self) -> None:
         """Serves until it is told to stop and has drained."""
         await self._stores.start()
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload.signalled)
-        beside = [self._replicas.run(), self._permits.run(), self._tend(), self._stores.keep_ledger()]
+        beside = [
+            *(self._replicas.run(), self._permits.run(), self._tend(), self._stores.keep_ledger()),
+            self._notifier.beat(self._summary),
+        ]
         if self._worker.count > 1:
             beside.append(self._post())
         tasks = [asyncio.create_task(work) for work in beside]
         try:
-            await self._server.run(reuse_port=self._worker.count > 1)
+            await self._server.run(self._notifier, reuse_port=self._worker.count > 1)
         finally:
             for task in tasks:
                 task.cancel()
@@ -271,6 +283,12 @@ class _Gateway:
 
     def _on_problem(self, error: PenstockError) -> None:
         self._log.error(error.message, hint=error.hint)
+
+    def _summary(self) -> str:
+        replicas = self._replicas.fleet.replicas
+        unready = [f"{one.name} {one.state}" for one in replicas if one.state is not State.READY]
+        ready = f"serving with {len(replicas) - len(unready)} of {len(replicas)} replicas"
+        return ready + (f"; {', '.join(unready)}" if unready else "")
 
     # -- beside the requests --------------------------------------------------------------------------
 

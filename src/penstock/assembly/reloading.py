@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 from urllib.parse import quote
 
@@ -58,14 +58,28 @@ class GatewayAdmin:
         """
         await self._ask(b"POST", "/admin/reload")
 
-    async def in_flight(self, name: str) -> int:
-        """Requests that a replica has."""
+    async def in_flight(self, names: Collection[str]) -> int:
+        """Requests that these replicas have; one at least for each that may still be given some."""
         replicas = (await self._ask(b"GET", "/admin/fleet")).get("replicas", [])
-        return sum(int(one["in_flight"]) for one in replicas if one["name"] == name)
+        return sum(max(one["in_flight"], one["state"] == "ready") for one in replicas if one["name"] in names)
 
     async def drain(self, name: str) -> None:
         """Gives a replica no more requests."""
         await self._ask(b"POST", f"/admin/replicas/{quote(name, safe='')}/drain")
+
+    async def empty(self, names: Collection[str], within_s: float) -> None:
+        """Gives these replicas no more requests, and returns when they have none.
+
+        Raises:
+            TimeoutError: they still have some.
+            PenstockError: the gateway does not answer, or does not know one.
+        """
+        async with asyncio.timeout(within_s):
+            for name in names:  # one after the other: each changes the same file
+                await self.drain(name)
+            # ASYNC110 sees a wait for a condition; it is another process that knows it
+            while await self.in_flight(names):  # noqa: ASYNC110
+                await asyncio.sleep(IDLE_LOOK_EVERY_S)
 
     async def _ask(self, method: bytes, path: str) -> dict[str, Any]:
         headers = [(b"authorization", b"Bearer " + self._key().encode())]
@@ -166,11 +180,7 @@ class Reloading:
         """Drains a replica, and stops it."""
         name = keeper.part.name
         try:
-            async with asyncio.timeout(within_s):
-                await self._gateway.drain(name)
-                # ASYNC110 sees a wait for a condition; it is another process that knows it
-                while await self._gateway.in_flight(name):  # noqa: ASYNC110
-                    await asyncio.sleep(IDLE_LOOK_EVERY_S)
+            await self._gateway.empty((name,), within_s)
         except (TimeoutError, PenstockError) as error:
             self._say(f"{name} is stopped before it is drained: {error or 'its requests take too long'}")
         await self._supervisor.retire(keeper)

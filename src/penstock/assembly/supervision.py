@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
+from penstock.assembly.emptying import Emptying
+from penstock.assembly.progress import loading_progress
 from penstock.assembly.reloading import GatewayAdmin, Reloading
 from penstock.core.config import Address, ModelConfig
 from penstock.core.config_sources import Loaded
@@ -17,19 +19,15 @@ from penstock.engines.client import EngineClient
 from penstock.policy.restart import RestartLimits
 from penstock.store.home import Home
 from penstock.store.keys import KeyStore, KeyTerms, read_admin_key
-from penstock.store.runtime import Holder, Lock, Registry
+from penstock.store.runtime import Drained, Holder, Lock, Registry
 from penstock.supervisor.fit import check_fit
 from penstock.supervisor.keeper import Keeper, Surroundings
 from penstock.supervisor.loop import ModelKeepers, Supervisor
-from penstock.supervisor.parts import (
-    GATEWAY_STOP_MARGIN_S,
-    REPLICA_STOP_WITHIN_S,
-    GatewayPart,
-    ReplicaPart,
-)
+from penstock.supervisor.parts import GatewayPart, ReplicaPart, stops_within_s
 from penstock.supervisor.ports import settled
 from penstock.supervisor.preflight import check_addresses, check_models
 from penstock.telemetry.gpu import detect
+from penstock.telemetry.notify import Notifier
 
 REPLICA_LIMITS = RestartLimits()
 GATEWAY_LIMITS = RestartLimits(failed_starts_max=1)  # what stops it from starting is no accident
@@ -44,6 +42,7 @@ class Session:
         environ: of this process; what is left of it after the configuration goes to the children.
         options: of the command line, that make the gateway read the same configuration.
         say: prints a line for people.
+        notifier: tells a service manager how it goes.
 
     Raises:
         PenstockError: from its methods, before anything is started: what stands in the way.
@@ -57,12 +56,14 @@ class Session:
         environ: Mapping[str, str],
         options: tuple[str, ...],
         say: Callable[[str], None],
+        notifier: Notifier,
     ) -> None:
         self._config = loaded.config
         self._load = load
         self._home = home
         self._options = options
         self._say = say
+        self._notifier = notifier
         self._client = EngineClient()
         self._registry = Registry(self._home.replicas)
         tokens = {name: secret.get_secret_value() for name, secret in loaded.engine_environ.items()}
@@ -97,16 +98,23 @@ class Session:
             def on_ready() -> None:
                 announce(listen.reachable(), secret)
                 shown()
+                self._notifier.ready()
 
             async def on_reload() -> None:
-                await reloading.run()
+                with self._notifier.reloading():
+                    await reloading.run()
+
+            async def on_stopping() -> None:
+                self._notifier.stopping()
 
             supervisor = Supervisor(
                 self._model_keepers(self._config.models),
                 Keeper(part, self._home.log(part.name), GATEWAY_LIMITS, self._gateway_around),
                 others_serve=any(SPECS[model.engine].launch is None for model in self._config.models),
                 unready=part.readiness,
+                on_waiting=self._on_waiting,
                 on_ready=on_ready,
+                on_stopping=on_stopping,
                 on_reload=on_reload,
                 say=self._say,
             )
@@ -139,32 +147,63 @@ class Session:
                 for registration in self._registry.registrations():
                     if registration.model == model.name:
                         out(f"{registration.name} {registration.url}")
+                self._notifier.ready()
+
+            emptying = self._emptying([keeper.part.name for keeper in keepers])
+
+            async def on_stopping() -> None:
+                self._notifier.stopping()
+                await emptying.run()
 
             supervisor = Supervisor(
-                models, None, others_serve=False, unready=unready, on_ready=on_ready, say=self._say
+                models,
+                None,
+                others_serve=False,
+                unready=unready,
+                on_waiting=self._on_waiting,
+                on_ready=on_ready,
+                on_stopping=on_stopping,
+                say=self._say,
             )
-            return self._run(supervisor)
+            try:
+                return self._run(supervisor)
+            finally:
+                emptying.undo()
 
     def _run(self, supervisor: Supervisor) -> int:
         async def run() -> int:
+            beating = asyncio.create_task(self._notifier.beat(lambda: supervisor.summary))
             try:
                 return await supervisor.run()
             finally:
+                beating.cancel()
                 self._client.close()
 
         return asyncio.run(run())
+
+    def _emptying(self, names: Sequence[str]) -> Emptying:
+        gateway = self._config.gateway
+        return Emptying(
+            names,
+            GatewayAdmin(self._client, gateway.admin.reachable(), self._admin_key),
+            Drained(self._home.drained),
+            gateway.drain_timeout_s,
+            self._say,
+        )
+
+    def _on_waiting(self, reason: str) -> None:
+        self._notifier.starting(reason, lambda: loading_progress(self._home, self._registry))
 
     def _around(self, environ: Mapping[str, str]) -> Surroundings:
         return Surroundings(environ, time.monotonic, random.random, self._say)
 
     def _holder(self, listen: Address | None) -> Holder:
-        stop_within_s = self._config.gateway.drain_timeout_s + GATEWAY_STOP_MARGIN_S + REPLICA_STOP_WITHIN_S
         return Holder(
             pid=os.getpid(),
             listen=f"http://{listen.reachable()}" if listen else "",
             admin=f"http://{self._config.gateway.admin.reachable()}" if listen else "",
             started_at=time.time(),
-            stop_within_s=stop_within_s,
+            stop_within_s=stops_within_s(self._config.gateway),
         )
 
     @contextmanager
@@ -208,9 +247,12 @@ class Session:
             yield Keeper(part, self._home.log(part.name), REPLICA_LIMITS, self._engine_around)
 
     def _first_secret(self, stack: ExitStack) -> tuple[str, Callable[[], None]]:
-        """A fresh API key where there is none at all, and what to call once its owner has seen it."""
+        """A fresh API key where there is none at all, and what to call once its owner has seen it.
+
+        Under a service manager there is no owner to see it, only a journal that would keep it.
+        """
         store = KeyStore(self._home.keys, time.time)
-        if self._config.gateway.api_keys or store.list():
+        if self._config.gateway.api_keys or self._notifier.is_heard or store.list():
             return "", lambda: None
         key, secret = store.create(KeyTerms(FIRST_KEY_NAME))
         unseen = stack.enter_context(ExitStack())

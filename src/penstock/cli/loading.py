@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ import typer
 
 from penstock.cli.terminal import UsageError, say
 from penstock.store.home import Home
+from penstock.telemetry.notify import Notifier
 
 if TYPE_CHECKING:
     from penstock.core.config_sources import Loaded
@@ -23,11 +24,14 @@ DOTENV_NAMES = (".env", "config/.env")
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """What is true of any command: the option `--config` as given, the environment, the working directory."""
+    """What is true of any command: the option `--config` as given, the environment, the working directory, and
+    whom to tell how it goes.
+    """
 
     config: Path | None
     environ: Mapping[str, str]
     cwd: Path
+    notifier: Notifier = field(default_factory=Notifier)
 
     @property
     def home(self) -> Home:
@@ -79,7 +83,8 @@ def invocation(context: typer.Context) -> Invocation:
 
 def begin(config: Path | None) -> Invocation:
     """The invocation of this process."""
-    return Invocation(config, dict(os.environ), Path.cwd())
+    notifier = Notifier.taken_from(os.environ, os.getpid())
+    return Invocation(config, dict(os.environ), Path.cwd(), notifier)
 
 
 def _read(path: Path) -> str:

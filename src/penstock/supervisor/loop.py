@@ -46,7 +46,9 @@ class Supervisor:
         gateway: None to run replicas alone.
         others_serve: whether some model has replicas that it does not run.
         unready: why clients can't be served yet; empty when they can.
+        on_waiting: told what `unready` says, as long as that is something.
         on_ready: called once, when `unready` first says nothing.
+        on_stopping: called before anything is stopped.
         on_reload: called when SIGHUP asks to follow the configuration; one at a time.
         say: prints a line for the owner.
     """
@@ -58,7 +60,9 @@ class Supervisor:
         *,
         others_serve: bool,
         unready: Callable[[], Awaitable[str]],
+        on_waiting: Callable[[str], None] = lambda _: None,
         on_ready: Callable[[], None],
+        on_stopping: Callable[[], Awaitable[None]] | None = None,
         on_reload: Callable[[], Awaitable[None]] | None = None,
         say: Callable[[str], None],
     ) -> None:
@@ -70,7 +74,9 @@ class Supervisor:
         self._changed = asyncio.Event()
         self._others_serve = others_serve
         self._unready = unready
+        self._on_waiting = on_waiting
         self._on_ready = on_ready
+        self._on_stopping = on_stopping
         self._say = say
         self._ready = False
         self._asked = asyncio.Event()
@@ -108,6 +114,15 @@ class Supervisor:
     def models(self) -> tuple[ModelKeepers, ...]:
         """Those whose replicas it runs now."""
         return tuple(self._models)
+
+    @property
+    def summary(self) -> str:
+        """How many parts are up, and which are not."""
+        keepers = self._keepers()
+        down = [keeper.part.name for keeper in keepers if not keeper.became_ready.is_set()]
+        return f"{len(keepers) - len(down)} of {len(keepers)} parts up" + (
+            f"; not {', '.join(down)}" if down else ""
+        )
 
     @property
     def names(self) -> frozenset[str]:
@@ -187,6 +202,7 @@ class Supervisor:
         clock = asyncio.get_running_loop().time
         started_s = said_s = clock()
         while reason := await self._unready():
+            self._on_waiting(reason)
             if clock() - said_s >= WAITING_SAID_EVERY_S:
                 said_s = clock()
                 self._say(f"not ready after {format_duration(said_s - started_s)}: {reason}")
@@ -199,6 +215,8 @@ class Supervisor:
             self._reloading.cancel()
         if trouble:
             self._say(f"error: {trouble}")
+        if self._on_stopping is not None:
+            await self._on_stopping()
         if self._gateway is not None:
             if self._ready and not trouble:
                 self._say("stopping: open requests are finished first; Ctrl-C again stops at once")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from penstock.core.config import Address, ModelConfig
+from penstock.core.config import Address, GatewayConfig, ModelConfig
 from penstock.core.errors import PenstockError
 from penstock.engines.client import EngineClient
 from penstock.engines.spec import EngineSpec, Launch, Placement
@@ -20,6 +20,11 @@ REPLICA_HOST = "127.0.0.1"
 PROBE_WITHIN_S = 2.0
 REPLICA_STOP_WITHIN_S = 30.0  # vLLM finishes its requests in 20
 GATEWAY_STOP_MARGIN_S = 5.0  # beyond its drain
+
+
+def stops_within_s(gateway: GatewayConfig) -> float:
+    """How long gateway and engines take to stop together, one after the other, at the longest."""
+    return gateway.drain_timeout_s + GATEWAY_STOP_MARGIN_S + REPLICA_STOP_WITHIN_S
 
 
 class Part(Protocol):
