@@ -4,8 +4,12 @@
 set -u
 
 packages=""
-for command in nginx haproxy curl redis-server redis-cli; do # command and package have the same name, but for one
-    [ "$command" = redis-cli ] && package=redis-tools || package=$command
+for command in nginx haproxy curl redis-server redis-cli systemd-analyze; do
+    case "$command" in
+    redis-cli) package=redis-tools ;;
+    systemd-analyze) package=systemd ;; # for its linter; nothing of it is started
+    *) package=$command ;;
+    esac
     command -v "$command" >/dev/null 2>&1 || [ -x "/usr/sbin/$command" ] || packages="$packages $package"
 done
 [ -n "$packages" ] || exit 0

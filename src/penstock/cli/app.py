@@ -20,7 +20,7 @@ from penstock.core.errors import PenstockError
 
 COMMANDS = (
     *("up", "gateway", "engine", "keys", "status", "top", "usage"),
-    *("drain", "undrain", "reload", "stop", "plan", "sim", "bench"),
+    *("drain", "undrain", "reload", "stop", "plan", "render", "sim", "bench"),
 )
 VERSION_OPTION = "--version"
 USAGE_CODES = frozenset({"usage", "invalid_configuration", "models_unusable"})

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 CONFIG_VARIABLE = "PENSTOCK_CONFIG"
 CONFIG_NAME = "penstock.toml"
 DOTENV_NAMES = (".env", "config/.env")
+# systemd's folder of secrets for a unit; what is there takes the place of `.env`.
+CREDENTIALS_VARIABLE = "CREDENTIALS_DIRECTORY"
+CREDENTIAL_NAME = "penstock.env"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +55,12 @@ class Invocation:
         """
         from penstock.core.config_sources import load_config  # pydantic, which not every command needs
 
-        toml = self._toml()
+        toml = self.toml
         folder = toml.parent if toml else self.cwd
-        dotenv = next((folder / name for name in DOTENV_NAMES if (folder / name).is_file()), None)
+        credentials = self.environ.get(CREDENTIALS_VARIABLE)
+        places = [Path(credentials, CREDENTIAL_NAME)] if credentials else []
+        places += [folder / name for name in DOTENV_NAMES]
+        dotenv = next(filter(Path.is_file, places), None)
         loaded = load_config(
             toml_text=_read(toml) if toml else None,
             toml_name=str(toml or CONFIG_NAME),
@@ -66,7 +72,9 @@ class Invocation:
             say(f"warning: {warning}")
         return loaded
 
-    def _toml(self) -> Path | None:
+    @property
+    def toml(self) -> Path | None:
+        """The configuration file, if there is one."""
         named = self.config or self.environ.get(CONFIG_VARIABLE)
         if named:
             return self.cwd / named

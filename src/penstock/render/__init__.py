@@ -1,0 +1,1 @@
+"""Files for other programs, made from the configuration: text in, text out."""
