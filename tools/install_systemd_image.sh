@@ -1,11 +1,12 @@
 #!/bin/sh
-# Makes a container image with systemd as PID 1, for `make test-systemd`: Debian bookworm by debootstrap, so no
-# container registry is needed; 250 MB, two minutes, once. Needs root, and on Debian installs podman and debootstrap.
+# Makes a container image with systemd as PID 1 and what Penstock depends on, for `make test-systemd`: Debian bookworm
+# by debootstrap, so no container registry is needed; 500 MB, three minutes, once. Needs root.
 # Usage: tools/install_systemd_image.sh FOLDER
 set -eu
 folder=$1
-image=localhost/penstock-systemd:bookworm
-stamp=$folder/.image-1
+image=localhost/penstock-systemd
+requirements=$(cd "$(dirname "$0")/.." && pwd)/requirements/runtime.txt
+stamp=$folder/.image-$(cat "$0" "$requirements" | sha256sum | cut -c 1-12)
 [ -e "$stamp" ] && exit 0
 
 fail() {
@@ -13,6 +14,10 @@ fail() {
     echo "hint: $2" >&2
     exit 1
 }
+in_podman() {
+    podman --root "$folder/storage" --runroot "$folder/run" --runtime runc "$@"
+}
+
 [ "$(id -u)" = 0 ] || fail "an image of a whole system is made by root" "run it as root"
 packages=""
 for command in podman runc debootstrap; do
@@ -20,20 +25,35 @@ for command in podman runc debootstrap; do
 done
 if [ -n "$packages" ]; then
     command -v apt-get >/dev/null 2>&1 || fail "missing:$packages" "no apt-get here: install them your way"
-    # podman's network needs netavark and iptables, which it only recommends
     # shellcheck disable=SC2086 # a list of words
     { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-        $packages netavark iptables; } >/dev/null || fail "apt-get could not install:$packages" "see above"
+        $packages; } >/dev/null || fail "apt-get could not install:$packages" "the lines above say why"
 fi
 
 echo "Making the image $image in $folder; this takes some minutes, once." >&2
-rm -rf "$folder/rootfs"
 mkdir -p "$folder"
+rm -rf "$folder/rootfs" "$folder"/.image-*
 PATH="$PATH:/usr/sbin:/sbin" debootstrap --variant=minbase \
     --include=ca-certificates,curl,dbus,procps,python3,python3-venv,systemd,systemd-sysv \
     bookworm "$folder/rootfs" "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" >"$folder/debootstrap.log" 2>&1 ||
     fail "debootstrap failed; $folder/debootstrap.log says why" "DEBIAN_MIRROR names another mirror"
-tar -C "$folder/rootfs" -c . |
-    podman --root "$folder/storage" --runroot "$folder/run" import --change 'CMD ["/sbin/init"]' - "$image" >/dev/null
+tar -C "$folder/rootfs" -c . | in_podman import - "$image:bare" >/dev/null
 rm -rf "$folder/rootfs"
+
+# What the host's pip goes by is mounted for this one run, and is not in the image.
+set -- -v /etc/ssl/certs:/etc/ssl/certs:ro -e 'PIP_*' -e SSL_CERT_FILE -e HTTPS_PROXY -e HTTP_PROXY -e NO_PROXY
+for path in /etc/pip.conf /etc/xdg/pip "$HOME/.config/pip"; do
+    [ ! -e "$path" ] || set -- "$@" -v "$path:$path:ro"
+done
+# Limits of its own: a host may not allow those that podman asks for.
+container=$(in_podman run -d --network host --ulimit nofile=4096:4096 --ulimit nproc=4096:4096 "$@" \
+    -v "$requirements:/requirements.txt:ro" "$image:bare" \
+    sh -c 'python3 -m venv /opt/penstock && /opt/penstock/bin/pip install -q --require-hashes -r /requirements.txt')
+[ "$(in_podman wait "$container")" = 0 ] || {
+    in_podman logs "$container" >&2
+    in_podman rm "$container" >/dev/null
+    fail "installing the dependencies failed; the lines above say why" "pip needs a package index"
+}
+in_podman commit -q --change 'CMD ["/sbin/init"]' --change 'ENV PIP_CERT=' "$container" "$image:bookworm" >/dev/null
+in_podman rm "$container" >/dev/null
 touch "$stamp"
