@@ -44,7 +44,7 @@ test: $(DEV)  ## run all tests
 
 test-vllm: $(DEV)  ## run the tests on a real vLLM, which is installed outside this folder, once
 	@tools/install_vllm.sh $(VLLM) $(PYTHON)
-	PENSTOCK_VLLM_VENV=$(VLLM) $(BIN)/python -m pytest tests/e2e/test_vllm.py tests/e2e/test_vllm_plan.py --timeout 600
+	PENSTOCK_VLLM_VENV=$(VLLM) $(BIN)/python -m pytest tests/e2e/test_vllm.py tests/e2e/test_vllm_plan.py tests/e2e/test_vllm_rolling.py --timeout 600
 
 test-systemd: $(DEV)  ## run the tests under a real systemd, in a container made outside this folder, once; needs root
 	@tools/install_systemd_image.sh $(SYSTEMD)

@@ -100,7 +100,7 @@ class Gateway(Server):
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         return Server(self.process, self.admin_port, self.log, headers).request(method, path)
 
-    def penstock(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def penstock(self, *arguments: str, patience_s: float = PATIENCE_S) -> subprocess.CompletedProcess[str]:
         """A command of Penstock in this home and with this gateway's configuration."""
         folder = self.log.parent
         environ = environment(self.home, PENSTOCK_GATEWAY__ADMIN=f"127.0.0.1:{self.admin_port}")
@@ -110,7 +110,7 @@ class Gateway(Server):
             env=environ,
             capture_output=True,
             text=True,
-            timeout=PATIENCE_S,
+            timeout=patience_s,
         )
 
     def record(self, request_id: str) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def test_a_supervisor_tells_of_its_start_its_reloads_its_pulse_and_its_end(
     assert any(line.startswith("STATUS=") for line in before)
     assert any(line.startswith("EXTEND_TIMEOUT_USEC=") for line in before)
     assert "sk-" not in up.log.read_text()  # a journal is no place for a key
-    systemd.wait_for("STATUS=2 of 2 parts up")
+    systemd.wait_for("STATUS=all parts are up")
     children = process.children(recursive=True)
     assert len(children) == 2
     for child in children:

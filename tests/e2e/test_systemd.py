@@ -58,6 +58,10 @@ BODY = {
 }
 
 
+CHAT = "/v1/chat/completions"
+LONG = {**BODY, "stream": True, "max_tokens": 4000, "ignore_eos": True}
+
+
 @dataclass(frozen=True)
 class Machine:
     """A container that systemd runs in."""
@@ -113,9 +117,13 @@ class Machine:
     def is_ready(self) -> bool:
         return self.succeeds("curl", "-sf", "http://127.0.0.1:8080/ready")
 
+    def queue_length(self) -> float:
+        page = self.run("curl", "-sS", "http://127.0.0.1:8081/metrics")
+        return sum(map(float, re.findall(r"^penstock_queue_length\{.*\} (.*)$", page, re.MULTILINE)))
+
     def answer(self) -> str:
         """What the model says."""
-        reply = subprocess.run(self.curl("/v1/chat/completions", BODY), capture_output=True, text=True)
+        reply = subprocess.run(self.curl(CHAT, BODY), capture_output=True, text=True)
         text: str = json.loads(reply.stdout)["choices"][0]["message"]["content"]
         return text
 
@@ -247,9 +255,8 @@ def test_the_service_is_active_only_once_it_serves_and_tells_what_it_waits_for(m
         assert machine.is_ready()
 
     assert any("slow" in text for text in said), said
-    assert "parts up" in wait_until(
-        lambda: (text := machine.show("penstock", "StatusText")["StatusText"]) and "up" in text and text,
-        "its status",
+    wait_until(
+        lambda: machine.show("penstock", "StatusText")["StatusText"] == "all parts are up", "its status"
     )
 
 
@@ -291,31 +298,21 @@ def test_a_reload_is_followed_and_one_with_a_mistake_fails_and_changes_nothing(m
     assert machine.answer()
 
 
-def test_stopping_amid_an_open_stream_lets_it_end_whole(machine: Machine) -> None:
-    machine.settle()
+def test_stopping_lets_an_open_stream_and_one_that_waits_in_line_end_whole(machine: Machine) -> None:
+    machine.settle(CONFIG + "concurrency = 1\n")
 
-    with open_stream(machine) as stream:
+    with open_stream(machine) as stream, in_line(machine) as waiting:
         machine.run("systemctl", "stop", "penstock")
-        events = rest(stream)
+        events, later = rest(stream), rest(waiting)
 
-    assert events[-1] == "[DONE]", events[-3:]
-    assert json.loads(events[-2])["choices"][0]["finish_reason"] == "length"
+    for ended in (events, later):
+        assert ended[-1] == "[DONE]", ended[-3:]
+        assert json.loads(ended[-2])["choices"][0]["finish_reason"] == "length"
     assert machine.show("penstock", "ActiveState", "Result") == {
         "ActiveState": "inactive",
         "Result": "success",
     }
     assert machine.processes() == {}
-
-
-def test_killmode_control_group_would_cut_it(machine: Machine) -> None:
-    """Why the units say mixed: should engines ever outlive SIGTERM, this fails, and they can say control-group."""
-    with setting(machine, "KillMode=control-group"):
-        machine.settle()
-        with open_stream(machine) as stream:
-            machine.run("systemctl", "stop", "penstock")
-            events = rest(stream)
-
-    assert events[-1] != "[DONE]"
 
 
 def test_an_engine_that_is_killed_is_started_again_by_its_supervisor(machine: Machine) -> None:

@@ -12,7 +12,7 @@ def view(in_flight: int, length: int, *, draining: bool = False) -> dict[str, An
         "version": "1",
         "draining": draining,
         "in_progress": in_flight + length,
-        "replicas": [{"name": "a", "in_flight": in_flight, "state": "ready"}],
+        "replicas": [{"name": "a", "in_flight": in_flight, "ready_at": 1, "state": "ready"}],
         "queues": {
             "m": {
                 "length": length,
@@ -31,7 +31,7 @@ def test_numbers_are_added_up_and_words_are_the_first_ones() -> None:
     both = merged([view(1, 0), view(3, 2, draining=True)])
 
     assert (both["workers"], both["in_progress"], both["draining"]) == (2, 6, True)
-    assert both["replicas"] == [{"name": "a", "in_flight": 4, "state": "ready"}]
+    assert both["replicas"] == [{"name": "a", "in_flight": 4, "ready_at": 2, "state": "ready"}]
     assert both["queues"]["m"] == {
         "length": 2,
         "length_max": 20,

@@ -60,6 +60,28 @@ def test_a_child_with_one_try_is_given_up_at_once() -> None:
     assert decision == GiveUp("it never became ready")
 
 
+def test_a_lost_port_is_tried_again_at_once_and_counts_as_nothing() -> None:
+    state = RestartState(restarts_s=(0.0,), failed_starts=1)
+
+    after, decision = after_exit(
+        state, was_ready=False, now_s=1.0, chance=0.5, limits=LIMITS, port_taken=True
+    )
+
+    assert (after.restarts_s, after.failed_starts, decision) == ((0.0,), 1, Restart(0.0))
+
+
+def test_ports_that_are_lost_again_and_again_are_failures() -> None:
+    state, decisions = RestartState(), []
+    for _ in range(20):
+        state, decision = after_exit(
+            state, was_ready=False, now_s=0.0, chance=0.0, limits=LIMITS, port_taken=True
+        )
+        decisions.append(decision)
+
+    assert decisions[: LIMITS.port_tries_max] == [Restart(0.0)] * LIMITS.port_tries_max
+    assert isinstance(decisions[LIMITS.port_tries_max + LIMITS.failed_starts_max - 1], GiveUp)
+
+
 @given(
     gaps_s=st.lists(st.floats(0.0, 2000.0), max_size=60),
     chance=st.floats(0.0, 1.0),

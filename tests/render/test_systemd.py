@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,11 @@ from hypothesis import strategies as st
 
 from penstock.core.config import Config
 from penstock.core.errors import PenstockError
+from penstock.engines import sim
+from penstock.engines.client import EngineClient
 from penstock.render.systemd import FILES_MAX, UNIT_NAME_MAX, Part, Site, stop_timeout_s, units, unseen
-from penstock.supervisor.parts import GATEWAY_STOP_MARGIN_S, REPLICA_STOP_WITHIN_S
+from penstock.store.runtime import Registry
+from penstock.supervisor.parts import GatewayPart, ReplicaPart
 from tests.tools import needs
 
 ROOT = Path(__file__).parents[2]
@@ -117,11 +121,15 @@ def test_systemd_waits_longer_than_any_part_takes_to_stop(
         }
     )
 
-    gateway_s = config.gateway.drain_timeout_s + GATEWAY_STOP_MARGIN_S
+    gateway = GatewayPart(config.gateway.listen, (), {}, config.gateway.drain_timeout_s, EngineClient())
+    engine = ReplicaPart(
+        *(config.models[0], sim.SPEC, 0, Registry(Path()), EngineClient(), time.time),
+        gateway_drain_s=config.gateway.drain_timeout_s,
+    )
 
-    assert stop_timeout_s(config, Part.GATEWAY) > gateway_s
-    assert stop_timeout_s(config, Part.ENGINE) > config.gateway.drain_timeout_s + REPLICA_STOP_WITHIN_S
-    assert stop_timeout_s(config, Part.SUPERVISOR) > gateway_s + REPLICA_STOP_WITHIN_S
+    assert stop_timeout_s(config, Part.GATEWAY) > gateway.stop_within_s
+    assert stop_timeout_s(config, Part.ENGINE) > config.gateway.drain_timeout_s + engine.stop_within_s
+    assert stop_timeout_s(config, Part.SUPERVISOR) > gateway.stop_within_s + engine.stop_within_s
     for name, part in zip(EXPOSURE_MAX, Part, strict=True):
         assert int(of_parts(config)[name]["TimeoutStopSec"]) == stop_timeout_s(config, part)
 

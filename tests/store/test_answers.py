@@ -22,6 +22,7 @@ from penstock.store.answers import (
     Claim,
     Claimed,
     Known,
+    LaterAnswers,
     Mismatch,
     Running,
     Stored,
@@ -57,7 +58,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
     server.kill()
 
 
-@pytest.fixture(params=["file", "redis"])
+@pytest.fixture(params=["file", "later", "redis"])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
     """Makes a store; all of one test share what they keep, as gateways do."""
     count = iter(range(100))
@@ -65,11 +66,14 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
     def make_file(**options: float) -> AnswerStore:
         return LocalAnswers(tmp_path / "answers.sqlite", time.time, **options)  # type: ignore[arg-type]
 
+    def make_later(**options: float) -> AnswerStore:
+        return LaterAnswers(lambda: make_file(**options))
+
     def make_redis(**options: float) -> AnswerStore:
         return on_redis(shared, tmp_path / f"{next(count)}.sqlite", tmp_path.name, None, **options)
 
-    if request.param == "file":
-        return make_file
+    if request.param != "redis":
+        return make_file if request.param == "file" else make_later
     shared: Server = request.getfixturevalue("redis_server")
     return make_redis
 
@@ -666,3 +670,19 @@ def test_nothing_is_left_in_redis_for_ever(redis_server: Server, tmp_path: Path)
         await store.close()
 
     run(scene())
+
+
+def test_a_gateway_does_without_sqlite_until_a_key_comes() -> None:
+    code = "import penstock.assembly.gateway, sys; print(*sys.modules)"
+
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+    assert "penstock.store.answers" in modules.split()
+    assert "sqlite3" not in modules.split()
+
+
+def test_a_store_that_nobody_asked_is_closed_without_being_made() -> None:
+    def never() -> AnswerStore:
+        raise AssertionError
+
+    run(LaterAnswers(never).close())

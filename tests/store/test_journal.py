@@ -105,6 +105,7 @@ def test_a_request_has_a_line_for_its_beginning_and_one_for_its_end(tmp_path: Pa
         cost_nano_usd=27_000,
         prompt_usd_per_million=0.15,
         completion_usd_per_million=0.6,
+        attempts=1,
     )
     assert begun == [begin]
     assert lines_in(tmp_path) == [begin, end]

@@ -470,7 +470,7 @@ def test_a_ledger_of_a_newer_penstock_is_left_alone(ledger: Ledger, folder: Path
     db.close()
 
     for use in (ledger.ingest, ledger.totals):
-        with pytest.raises(PenstockError, match="has version 99, this Penstock knows 1"):
+        with pytest.raises(PenstockError, match="has version 99, this Penstock knows 2"):
             use()
     assert list(path.parent.glob("*.corrupt*")) == []
 
@@ -740,3 +740,21 @@ def test_a_killed_ingester_leaves_each_request_once(ledger: Ledger, folder: Path
     assert sum(outcome == "interrupted" for _, outcome in rows) == 60, SEED
     assert sums_agree(path), SEED
     assert unfinished
+
+
+def test_a_ledger_of_an_earlier_penstock_is_taken_over(ledger: Ledger, folder: Path, path: Path) -> None:
+    fill(ledger, folder)
+    before = rows_of(path)
+    with sqlite3.connect(path) as db:
+        for column in (
+            *("stream", "priority", "fault", "error_code"),
+            *("attempts", "queue_s", "ttft_s", "tpot_s"),
+        ):
+            db.execute(f"ALTER TABLE requests DROP COLUMN {column}")
+        db.execute("PRAGMA user_version = 1")
+    db.close()
+    write(folder, record("later"))
+    ledger.ingest()
+
+    assert rows_of(path) == sorted([*before, ("later", "complete")])
+    assert sums_agree(path)

@@ -20,10 +20,7 @@ from penstock.store.runtime import (
     PartReports,
     Registration,
     Registry,
-    Reload,
     lock_holder,
-    read_reload,
-    write_reload,
 )
 
 HOLD = """
@@ -208,14 +205,6 @@ def test_a_damaged_list_of_drained_replicas_changes_nothing(tmp_path: Path, text
     path.write_text(text)
 
     assert (before, drained()) == ({"a"}, {"a"})
-
-
-def test_what_became_of_a_reload_is_read_back(tmp_path: Path) -> None:
-    path = tmp_path / "reloaded.json"
-    write_reload(path, Reload(changes=("model b is new",)))
-
-    assert read_reload(path).changes == ("model b is new",)
-    assert read_reload(tmp_path / "nothing").error
 
 
 def test_the_last_report_of_a_part_is_read_until_it_is_removed(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from penstock.engines.spec import Launch
 from penstock.policy.restart import RestartLimits
@@ -16,6 +17,16 @@ READY = "import sys, pathlib; pathlib.Path(sys.argv[1]).touch(); "
 SERVE = READY + "import signal; signal.pause()"
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + SERVE
 FALL_ONCE_SEEN = READY + "\nimport time\nwhile pathlib.Path(sys.argv[1]).exists(): time.sleep(0.005)"
+HANG = "import signal; signal.pause()"
+DONE = "print('usage: serve [--port]')"
+DAEMON = """
+import os, time
+if os.fork() == 0:
+    os.setsid()
+    time.sleep(1000)
+time.sleep(0.1)
+"""
+PORT_LOST = "import sys; sys.exit('OSError: [Errno 98] Address already in use')"
 FAIL = "import sys; print('first line', flush=True); sys.exit('the model file is bent')"
 
 WITHIN_S = 30.0
@@ -35,6 +46,13 @@ class ScriptPart:
     stop_within_s: float = 20.0
     program: str = sys.executable
     takes_sign: bool = False
+    model_name: str = "demo"
+    engine: str = "script"
+    gpus: tuple[int, ...] = ()
+    causes: tuple[tuple[str, str], ...] = ()
+    start_silence_s: float = 300.0
+    cleanup: tuple[str, ...] = ()
+    is_left: bool = False
     events: list[str] = field(default_factory=list)
     on_event: Callable[[str], None] = lambda _: None
 
@@ -45,13 +63,16 @@ class ScriptPart:
 
     def launch(self) -> Launch:
         self.sign.unlink(missing_ok=True)
-        return Launch((self.program, "-c", self.script, str(self.sign)))
+        return Launch((self.program, "-c", self.script, str(self.sign)), cleanup=self.cleanup)
 
     def started(self, pid: int) -> None:
         self._happened(f"{self.name} started")
 
     def ended(self) -> None:
         self._happened(f"{self.name} ended")
+
+    def left(self) -> None:
+        self.is_left = True
 
     async def is_ready(self) -> bool:
         found = self.sign.exists()
@@ -79,10 +100,10 @@ class Said:
         return "\n".join(self.lines)
 
 
-def keeper(part: ScriptPart, said: Said, limits: RestartLimits = QUICK) -> Keeper:
-    """A keeper of `part` whose clock stands still, which makes every restart a recent one."""
-    around = Surroundings({}, clock=lambda: 0.0, chance=lambda: 0.0, say=said)
-    return Keeper(part, part.folder / f"{part.name}.log", limits, around)
+def keeper(part: ScriptPart, said: Said, limits: RestartLimits = QUICK, **around: Any) -> Keeper:
+    """A keeper of `part`; its clock stands still unless another is given, which makes every restart a recent one."""
+    given = {"environ": {}, "clock": lambda: 0.0, "chance": lambda: 0.0, "say": said, **around}
+    return Keeper(part, part.folder / f"{part.name}.log", limits, Surroundings(**given))
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -9,15 +9,16 @@ from typing import Any
 
 import pytest
 
-from penstock.core.record import Attempt, Outcome, RequestRecord, Usage
+from penstock.core.record import Attempt, Outcome, RequestRecord, Trace, Usage
 from penstock.telemetry.logs import Logger, RequestLog, open_log
+from penstock.telemetry.repeats import KINDS_MAX, WINDOW_S, WRITTEN_MAX, Repeats
 
 FIELDS = {
     "event", "level", "time",
     "request_id", "route", "model", "tenant", "key_id", "stream", "status", "outcome", "fault", "error_code",
     "replica", "attempts", "duration_s", "ttft_s", "tpot_s", "overhead_s", "prompt_tokens",
     "completion_tokens", "usage_source", "request_bytes", "response_bytes", "events",
-    *("priority", "queue_s", "continuations", "hedged", "replayed", "cost_usd"),
+    *("priority", "queue_s", "continuations", "hedged", "replayed", "cost_usd", "trace_id"),
 }  # fmt: skip
 
 
@@ -157,3 +158,57 @@ def test_a_warning_with_its_exception_comes_along_whole(capfd: pytest.CaptureFix
     (line,) = lines(capfd)
     assert (line["event"], line["level"]) == ("failed", "error")
     assert "KeyError: 'lost'" in line["exception"]
+
+
+@pytest.mark.parametrize(("sampled", "told"), [(True, f"{9:032x}"), (False, "")])
+def test_a_traced_request_is_told_with_its_trace(
+    capfd: pytest.CaptureFixture[str], sampled: bool, told: str
+) -> None:
+    log_request(open_log("info", "json"), record(trace=Trace(9, 8, 0, sampled)))
+
+    assert lines(capfd)[0]["trace_id"] == told
+
+
+def test_what_is_said_again_and_again_is_counted(capfd: pytest.CaptureFixture[str]) -> None:
+    now_s = 0.0
+    log = Logger("info", "json", lambda: now_s)
+    for _ in range(WRITTEN_MAX + 3):
+        log.warning("the disk is full", path="a")
+    log.warning("the disk is full", path="b")
+    now_s = WINDOW_S
+    log.warning("the disk is full", path="a")
+
+    found = [(line["path"], line.get("repeats", 0)) for line in lines(capfd)]
+    assert found == [*[("a", 0)] * WRITTEN_MAX, ("b", 0), ("a", 3)]
+
+
+def test_a_bug_that_every_request_meets_is_the_same_line(capfd: pytest.CaptureFixture[str]) -> None:
+    log = Logger("info", "json", lambda: 0.0)
+
+    for number in range(WRITTEN_MAX + 1):
+        try:
+            raise ValueError(number)
+        except ValueError as error:
+            log.error("bug", where=f"req_{number}", exc_info=error)
+
+    assert len(lines(capfd)) == WRITTEN_MAX
+
+
+def test_what_happens_is_told_each_time(capfd: pytest.CaptureFixture[str]) -> None:
+    log = Logger("info", "json", lambda: 0.0)
+    for _ in range(WRITTEN_MAX + 1):
+        log.info("replica", state="ready")
+
+    assert len(lines(capfd)) == WRITTEN_MAX + 1
+
+
+def test_many_kinds_of_lines_take_bounded_memory() -> None:
+    repeats = Repeats(lambda: 0.0)
+    for number in range(3 * KINDS_MAX):
+        assert repeats.passes(number) == 0
+
+    for _ in range(WRITTEN_MAX):
+        repeats.passes("again")
+
+    assert repeats.passes("again") is None
+    assert repeats.passes(0) == 0  # forgotten, and new

@@ -54,7 +54,7 @@ def test_a_service_tells_of_its_whole_life(manager: Manager) -> None:
     before_us = time.monotonic_ns() // 1000
     notifier = Notifier(manager.name)
 
-    notifier.starting("the model\nloads", lambda: 1)
+    notifier.starting("the model\nloads", comes_on=True)
     notifier.ready()
     with notifier.reloading():
         pass
@@ -72,19 +72,37 @@ def test_a_service_tells_of_its_whole_life(manager: Manager) -> None:
     assert manager.told_nothing_more()
 
 
-def test_a_start_may_take_longer_only_when_it_has_come_on(manager: Manager) -> None:
-    now_s, seen = 0.0, iter("aab")
+def test_a_start_may_take_longer_only_while_it_comes_on(manager: Manager) -> None:
+    now_s = 0.0
     notifier = Notifier(manager.name, clock=lambda: now_s)
 
-    for _ in range(3):
-        notifier.starting("loading", lambda: next(seen))
-        notifier.starting("loading", lambda: pytest.fail("looked at too soon"))
+    for comes_on in (True, True, False):
+        notifier.starting("loading", comes_on=comes_on)
+        notifier.starting("loading", comes_on=comes_on)
         now_s += STATUS_EVERY_S
 
     assert [*manager.told()] == ["STATUS"]
     assert [*manager.told()] == ["EXTEND_TIMEOUT_USEC"]
     assert [*manager.told()] == ["EXTEND_TIMEOUT_USEC"]
     assert manager.told_nothing_more()
+
+
+def test_a_reload_may_take_longer_while_it_goes_on(manager: Manager) -> None:
+    async def run() -> None:
+        notifier = Notifier(manager.name, patience_s=0.06)
+        notifier.ready()
+        with notifier.reloading():
+            beating = asyncio.create_task(notifier.beat(lambda: ""))
+            await asyncio.sleep(0)
+            beating.cancel()
+
+    asyncio.run(run())
+
+    assert manager.told() == {"READY": "1"}
+    assert "RELOADING" in manager.told()
+    assert manager.told() == {"WATCHDOG": "1"}
+    assert manager.told() == {"EXTEND_TIMEOUT_USEC": str(START_EXTENDED_BY_S * 1_000_000)}
+    assert manager.told() == {"READY": "1"}
 
 
 def test_a_reload_before_it_is_ready_does_not_say_that_it_is(manager: Manager) -> None:
@@ -167,7 +185,13 @@ def test_what_names_the_listener_is_taken_out_of_the_environment(manager: Manage
 
 @pytest.mark.parametrize(
     ("usec", "of", "beats"),
-    [("60000", str(PID), True), ("60000", "", True), ("60000", "1", False), ("0", "", False), ("-1", "", False)],
+    [
+        ("60000", str(PID), True),
+        ("60000", "", True),
+        ("60000", "1", False),
+        ("0", "", False),
+        ("-1", "", False),
+    ],
 )
 def test_only_the_process_that_is_watched_beats(manager: Manager, usec: str, of: str, beats: bool) -> None:
     environ = {"NOTIFY_SOCKET": manager.name, "WATCHDOG_USEC": usec, "WATCHDOG_PID": of}
@@ -187,7 +211,7 @@ def test_only_the_process_that_is_watched_beats(manager: Manager, usec: str, of:
 def test_where_nobody_listens_nothing_happens(address: str) -> None:
     notifier = Notifier.taken_from({"NOTIFY_SOCKET": address}, PID)
 
-    notifier.starting("loading", lambda: 1)
+    notifier.starting("loading", comes_on=True)
     notifier.ready()
     notifier.stopping()
 

@@ -8,7 +8,8 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 from prometheus_client import disable_created_metrics
@@ -17,7 +18,7 @@ from penstock.assembly.gateway_reload import GatewayReload
 from penstock.assembly.known_replicas import KnownReplicas
 from penstock.assembly.stores import Stores
 from penstock.assembly.worker import Worker
-from penstock.core.config import Config
+from penstock.core.config import Config, TracesConfig
 from penstock.core.config_sources import Loaded
 from penstock.core.errors import PenstockError
 from penstock.core.record import RequestRecord
@@ -37,6 +38,7 @@ from penstock.gateway.replicas import Replicas
 from penstock.gateway.routing import Routing
 from penstock.gateway.server import Front, GatewayServer
 from penstock.gateway.settings import Settings
+from penstock.gateway.tracing import Tracing
 from penstock.policy.breaker import Breaker
 from penstock.policy.fleet import Replica, State
 from penstock.store.board import Board
@@ -48,6 +50,9 @@ from penstock.telemetry.metrics import Metrics
 from penstock.telemetry.notify import Notifier
 from penstock.telemetry.records import Records
 from penstock.telemetry.together import together
+
+if TYPE_CHECKING:
+    from penstock.telemetry.traces import Traces
 
 # How often a worker tells the others of itself.
 POST_EVERY_S = 0.5
@@ -118,13 +123,18 @@ class _Gateway:
             Attempts(self._settings, self._replicas, self._routing, self._client, time.monotonic),
             self._idempotency,
             self._addresses,
+            _tracing(config.traces),
             time.monotonic,
             self._finish,
             self._on_bug,
         )
         self._metrics = self._counted()
+        takers = [self._metrics.observe, RequestLog(self._log, config.log.format).write]
+        self._traces = self._trace(config.traces)
+        if self._traces is not None:
+            takers.append(self._traces.take)
         self._records = Records(
-            (self._metrics.observe, RequestLog(self._log, config.log.format).write),
+            takers,
             asyncio.get_running_loop().call_later,
             self._on_bug,
         )
@@ -157,6 +167,8 @@ class _Gateway:
         await self._idempotency.close()
         await self._stores.close()
         self._records.flush()
+        if self._traces is not None:
+            await asyncio.to_thread(self._traces.close)
 
     # -- parts ----------------------------------------------------------------------------------------
 
@@ -216,7 +228,38 @@ class _Gateway:
             "0 while the configured Redis is away, and limits are kept by each machine.",
             lambda: self._stores.shared_is_up,
         )
+        if (delivery := self._stores.delivery) is not None:
+            for name, text, value in (
+                ("failing", "1 while ClickHouse does not take rows of the ledger.", lambda: delivery.failing),
+                ("unsent_rows", "Rows that wait in the ledger for it.", lambda: delivery.unsent_rows),
+            ):
+                metrics.gauge(f"penstock_clickhouse_{name}", text, value)
+            metrics.counter(
+                "penstock_clickhouse_sent_rows", "Rows that it has taken.", lambda: delivery.sent_rows
+            )
         return metrics
+
+    def _trace(self, config: TracesConfig) -> Traces | None:
+        if config.endpoint is None:
+            return None
+        from penstock.telemetry.traces import Traces, open_exporter  # 13 MB that few need
+
+        traces = Traces(open_exporter(config), self._on_collector)
+        for name, text in (
+            ("sent", "Spans that the collector has taken."),
+            ("failed", "Spans that it did not take in time."),
+            ("dropped", "Spans that were let go because too many waited for it."),
+        ):
+            self._metrics.counter(
+                f"penstock_traces_spans_{name}", text, partial(getattr, traces.counts, name)
+            )
+        return traces
+
+    def _on_collector(self, works: bool) -> None:
+        if works:
+            self._log.info("traces are sent again")
+        else:
+            self._log.error("traces can't be sent: the collector does not take them")
 
     def _look(self) -> Overview:
         return Overview(
@@ -329,3 +372,9 @@ class _Gateway:
         """Those of all workers as one; reads files, and some 100 KB of text: not for the event loop."""
         posts = [(post.worker, post.metrics) for post in self._board.others()]
         return together(sorted([(self._worker.number, own.decode()), *posts])).encode()
+
+
+def _tracing(config: TracesConfig) -> Tracing | None:
+    if config.endpoint is None:
+        return None
+    return Tracing(config.sample, random.getrandbits, follow_clients=config.follow_clients)

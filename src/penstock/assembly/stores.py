@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from penstock.assembly.delivering import Delivering
 from penstock.assembly.worker import Worker
 from penstock.core.config import Config
 from penstock.core.errors import PenstockError
-from penstock.store.answers import AnswerStore
-from penstock.store.answers_local import LocalAnswers
+from penstock.store.answers import AnswerStore, LaterAnswers
 from penstock.store.home import Home
 from penstock.store.journal import Journal
 from penstock.store.keys import KeyRing
@@ -22,6 +22,7 @@ from penstock.store.limits_shared import SharedLimits
 from penstock.telemetry.logs import Logger
 
 if TYPE_CHECKING:
+    from penstock.store.answers_local import LocalAnswers
     from penstock.store.answers_redis import RedisAnswers
     from penstock.store.limits_redis import RedisLimits
 
@@ -54,8 +55,9 @@ class Stores:
             on_recovered=lambda kept: log.info("journal works again", kept_lines=kept),
         )
         self._home = home
-        self._task = Task(config.usage.journal_keep_s)
+        self._task = Task(config.usage.journal_keep_s, outbox=config.clickhouse.url is not None)
         self._damage = (0, 0)
+        self.delivery = Delivering(home.ledger, config.clickhouse, log) if config.clickhouse.url else None
 
     async def start(self) -> None:
         """Reaches what is shared, and lets budgets go on from what the ledger says was spent."""
@@ -81,6 +83,8 @@ class Stores:
                 kept = await self._keep(self._task)
                 if kept.whole:
                     taken, taken_s = lines, now_s
+            if self.delivery is not None:
+                await self.delivery.tend(now_s)
 
     def on_answers(self, works: bool, why: str) -> None:
         """Tells whether answers for idempotency keys can be kept."""
@@ -121,15 +125,20 @@ class Stores:
             "entries_max": config.idempotency.entries_max,
             "bytes_max": config.idempotency.bytes_max,
         }
-        here = LocalAnswers(home.answers, time.time, **bounds, on_problem=self._log.warning)
+
+        def here() -> LocalAnswers:
+            from penstock.store.answers_local import LocalAnswers
+
+            return LocalAnswers(home.answers, time.time, **bounds, on_problem=self._log.warning)
+
         shared = config.shared
         if shared.redis is None:
-            return here
+            return LaterAnswers(here)
         from penstock.store.answers_redis import RedisAnswers
 
         url = shared.redis.get_secret_value()
         patience_s = max(ANSWER_PATIENCE_S, shared.timeout_s)
-        self._redis_answers = RedisAnswers(url, shared.prefix, here, **bounds, timeout_s=patience_s)
+        self._redis_answers = RedisAnswers(url, shared.prefix, here(), **bounds, timeout_s=patience_s)
         return self._redis_answers
 
     def _on_problem(self, error: PenstockError) -> None:

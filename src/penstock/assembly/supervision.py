@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
+from penstock.assembly.admin import GatewayAdmin
+from penstock.assembly.commands import Commands
 from penstock.assembly.emptying import Emptying
-from penstock.assembly.progress import loading_progress
-from penstock.assembly.reloading import GatewayAdmin, Reloading
+from penstock.assembly.engines import Engines
+from penstock.assembly.reloading import Reloading
+from penstock.assembly.rolling import Rolling
 from penstock.core.config import Address, ModelConfig
 from penstock.core.config_sources import Loaded
 from penstock.engines.catalog import SPECS
@@ -19,17 +21,15 @@ from penstock.engines.client import EngineClient
 from penstock.policy.restart import RestartLimits
 from penstock.store.home import Home
 from penstock.store.keys import KeyStore, KeyTerms, read_admin_key
-from penstock.store.runtime import Drained, Holder, Lock, Registry
-from penstock.supervisor.fit import check_fit
-from penstock.supervisor.keeper import Keeper, Surroundings
-from penstock.supervisor.loop import ModelKeepers, Supervisor
-from penstock.supervisor.parts import GatewayPart, ReplicaPart, stops_within_s
+from penstock.store.runtime import Drained, Holder, Lock
+from penstock.supervisor.control import Control
+from penstock.supervisor.keeper import Keeper
+from penstock.supervisor.loop import Supervisor
+from penstock.supervisor.parts import GatewayPart, stop_within_s
 from penstock.supervisor.ports import settled
-from penstock.supervisor.preflight import check_addresses, check_models
-from penstock.telemetry.gpu import detect
+from penstock.supervisor.preflight import check_addresses
 from penstock.telemetry.notify import Notifier
 
-REPLICA_LIMITS = RestartLimits()
 GATEWAY_LIMITS = RestartLimits(failed_starts_max=1)  # what stops it from starting is no accident
 FIRST_KEY_NAME = "first"
 
@@ -59,16 +59,15 @@ class Session:
         notifier: Notifier,
     ) -> None:
         self._config = loaded.config
+        self._loaded = loaded
         self._load = load
         self._home = home
         self._options = options
         self._say = say
         self._notifier = notifier
         self._client = EngineClient()
-        self._registry = Registry(self._home.replicas)
-        tokens = {name: secret.get_secret_value() for name, secret in loaded.engine_environ.items()}
-        self._engine_around = self._around({**tokens, **environ})
-        self._gateway_around = self._around(environ)
+        self._engines = Engines(loaded, home, environ, self._client, say)
+        self._gateway_around = self._engines.premises.around(environ)
 
     def run_all(self, announce: Callable[[Address, str], None]) -> int:
         """Runs every model and the gateway; returns the exit code.
@@ -78,12 +77,12 @@ class Session:
                 it was made just now, else an empty string.
         """
         gateway = self._config.gateway
-        check_models(self._config.models, SPECS)
-        check_fit(self._config.models, lambda: detect(os.environ))
+        self._engines.check(self._config.models)
         self._home.prepare()
         with ExitStack() as stack:
             stack.enter_context(self._lock(self._holder(gateway.listen)))
-            stack.enter_context(self._engine_locks(self._config.models))
+            stack.enter_context(self._engines.locked(self._config.models, self._holder(None)))
+            self._engines.premises.end_left("")
             check_addresses(gateway)
             listen, admin = settled(gateway.listen), settled(gateway.admin)
             secret, shown = self._first_secret(stack)
@@ -100,43 +99,30 @@ class Session:
                 shown()
                 self._notifier.ready()
 
-            async def on_reload() -> None:
-                with self._notifier.reloading():
-                    await reloading.run()
-
             async def on_stopping() -> None:
                 self._notifier.stopping()
 
             supervisor = Supervisor(
-                self._model_keepers(self._config.models),
+                self._engines.all_keepers(self._config.models),
                 Keeper(part, self._home.log(part.name), GATEWAY_LIMITS, self._gateway_around),
                 others_serve=any(SPECS[model.engine].launch is None for model in self._config.models),
                 unready=part.readiness,
-                on_waiting=self._on_waiting,
+                on_waiting=lambda why: self._notifier.starting(why, comes_on=bool(supervisor.down)),
                 on_ready=on_ready,
                 on_stopping=on_stopping,
-                on_reload=on_reload,
                 say=self._say,
             )
-            reloading = Reloading(
-                self._config,
-                self._load,
-                supervisor,
-                GatewayAdmin(self._client, admin.reachable(), self._admin_key),
-                self._keepers,
-                lambda model: stack.enter_context(self._engine_locks([model])),
-                self._home,
-                self._say,
-            )
-            return self._run(supervisor)
+            gateway_admin = GatewayAdmin(self._client, admin.reachable(), self._admin_key)
+            commands = self._commands(supervisor, gateway_admin, stack)
+            control = Control(self._home.control, commands.carry_out)
+            return self._run(supervisor, (control.run, commands.follow_hangups), commands.hang_up)
 
     def run_model(self, model: ModelConfig, out: Callable[[str], None]) -> int:
         """Runs the replicas of `model` alone; `out` gets a line for each. Returns the exit code."""
-        check_models([model], SPECS)
-        check_fit([model], lambda: detect(os.environ))
+        self._engines.check([model])
         self._home.prepare()
-        with self._engine_locks([model]):
-            models = self._model_keepers([model])
+        with self._engines.locked([model], self._holder(None)):
+            models = self._engines.all_keepers([model])
             keepers = models[0].keepers
 
             async def unready() -> str:
@@ -144,7 +130,7 @@ class Session:
                 return f"{', '.join(waiting)} loading" if waiting else ""
 
             def on_ready() -> None:
-                for registration in self._registry.registrations():
+                for registration in self._engines.registry.registrations():
                     if registration.model == model.name:
                         out(f"{registration.name} {registration.url}")
                 self._notifier.ready()
@@ -160,7 +146,7 @@ class Session:
                 None,
                 others_serve=False,
                 unready=unready,
-                on_waiting=self._on_waiting,
+                on_waiting=lambda why: self._notifier.starting(why, comes_on=True),
                 on_ready=on_ready,
                 on_stopping=on_stopping,
                 say=self._say,
@@ -170,11 +156,33 @@ class Session:
             finally:
                 emptying.undo()
 
-    def _run(self, supervisor: Supervisor) -> int:
+    def _commands(self, supervisor: Supervisor, admin: GatewayAdmin, stack: ExitStack) -> Commands:
+        """What can be asked of `supervisor`; locks of models that come later are released with `stack`."""
+        rolling = Rolling(supervisor, admin, self._engines.keepers, self._home, time.monotonic)
+        reloading = Reloading(
+            self._loaded,
+            self._load,
+            supervisor,
+            admin,
+            rolling,
+            self._engines,
+            lambda model: stack.enter_context(self._engines.locked([model], self._holder(None))),
+        )
+        return Commands(supervisor, rolling, reloading, self._engines, self._say, self._notifier)
+
+    def _run(
+        self,
+        supervisor: Supervisor,
+        beside: Sequence[Callable[[], Coroutine[None, None, None]]] = (),
+        on_hangup: Callable[[], None] | None = None,
+    ) -> int:
+        def status() -> str:
+            return f"waiting for {', '.join(supervisor.down)}" if supervisor.down else "all parts are up"
+
         async def run() -> int:
-            beating = asyncio.create_task(self._notifier.beat(lambda: supervisor.summary))
+            beating = asyncio.create_task(self._notifier.beat(status))
             try:
-                return await supervisor.run()
+                return await supervisor.run(beside, on_hangup)
             finally:
                 beating.cancel()
                 self._client.close()
@@ -191,19 +199,13 @@ class Session:
             self._say,
         )
 
-    def _on_waiting(self, reason: str) -> None:
-        self._notifier.starting(reason, lambda: loading_progress(self._home, self._registry))
-
-    def _around(self, environ: Mapping[str, str]) -> Surroundings:
-        return Surroundings(environ, time.monotonic, random.random, self._say)
-
     def _holder(self, listen: Address | None) -> Holder:
         return Holder(
             pid=os.getpid(),
             listen=f"http://{listen.reachable()}" if listen else "",
             admin=f"http://{self._config.gateway.admin.reachable()}" if listen else "",
             started_at=time.time(),
-            stop_within_s=stops_within_s(self._config.gateway),
+            stop_within_s=stop_within_s(self._config.gateway.drain_timeout_s),
         )
 
     @contextmanager
@@ -215,36 +217,9 @@ class Session:
         finally:
             lock.release()
 
-    @contextmanager
-    def _engine_locks(self, models: Sequence[ModelConfig]) -> Iterator[None]:
-        """Makes this process the only one that runs these models here, and forgets what earlier ones left."""
-        with ExitStack() as stack:
-            for model in models:
-                lock = Lock(
-                    self._home.engine_lock(model.name),
-                    f"the engine of {model.name}",
-                    "stop that process first",
-                )
-                lock.acquire(self._holder(None))
-                stack.callback(lock.release)
-                self._registry.clear(model.name)
-            yield
-
     def _admin_key(self) -> str:
         own = self._config.gateway.admin_key
         return own.get_secret_value() if own else read_admin_key(self._home.admin_key)
-
-    def _model_keepers(self, models: Sequence[ModelConfig]) -> tuple[ModelKeepers, ...]:
-        return tuple(
-            ModelKeepers(model.name, tuple(self._keepers(model, range(model.replicas))))
-            for model in models
-            if SPECS[model.engine].launch is not None
-        )
-
-    def _keepers(self, model: ModelConfig, numbers: Iterable[int]) -> Iterator[Keeper]:
-        for number in numbers:
-            part = ReplicaPart(model, SPECS[model.engine], number, self._registry, self._client, time.time)
-            yield Keeper(part, self._home.log(part.name), REPLICA_LIMITS, self._engine_around)
 
     def _first_secret(self, stack: ExitStack) -> tuple[str, Callable[[], None]]:
         """A fresh API key where there is none at all, and what to call once its owner has seen it.

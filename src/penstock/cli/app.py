@@ -19,8 +19,11 @@ from penstock.cli.terminal import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, com
 from penstock.core.errors import PenstockError
 
 COMMANDS = (
-    *("up", "gateway", "engine", "keys", "status", "top", "usage"),
-    *("drain", "undrain", "reload", "stop", "plan", "render", "sim", "bench"),
+    *("up", "gateway", "engine"),
+    *("plan", "render"),
+    *("keys", "status", "top", "usage", "logs"),
+    *("drain", "undrain", "restart", "reload", "stop"),
+    *("sim", "bench", "clickhouse"),
 )
 VERSION_OPTION = "--version"
 USAGE_CODES = frozenset({"usage", "invalid_configuration", "models_unusable"})

@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 import signal
 import time
-from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from penstock.cli.loading import invocation
 from penstock.cli.terminal import epilog, say
 from penstock.core.errors import PenstockError
-from penstock.store.runtime import Holder, lock_holder
+from penstock.core.units import format_duration
+from penstock.store.home import Home
+from penstock.store.runtime import Holder, Registry, lock_holder
 
 LOOK_EVERY_S = 0.05
+STILL_SAID_EVERY_S = 5.0
 MARGIN_S = 5.0
+NOW_WITHIN_S = 15.0  # the kernel ends what was killed, and a GPU driver can delay that
 
 
 def register(app: typer.Typer) -> None:
@@ -24,28 +28,34 @@ def register(app: typer.Typer) -> None:
         "stop",
         help="Stop what runs here, as Ctrl-C would: open requests are finished first. "
         "Returns when it is gone; nothing to stop is no error.",
-        epilog=epilog("penstock stop"),
+        epilog=epilog("penstock stop", "penstock stop --now"),
     )(stop)
 
 
-def stop(context: typer.Context) -> None:
+def stop(
+    context: typer.Context,
+    now: Annotated[
+        bool, typer.Option("--now", help="Cut open requests, also of a stop that is under way.")
+    ] = False,
+) -> None:
     """Waits for the end."""
-    lock = invocation(context).home.lock
-    holder = lock_holder(lock)
+    home = invocation(context).home
+    holder = lock_holder(home.lock)
     if holder is None:
         say("Penstock is not running here")
         return
     if not holder.pid:
         raise PenstockError("Penstock is just starting here", code="starting", hint="try again in a moment")
-    say(f"stopping pid {holder.pid}; open requests are finished first")
-    _ask(holder)
-    _wait(lock, holder)
+    how = " at once; open requests are cut" if now else "; open requests are finished first"
+    say(f"stopping pid {holder.pid}{how}")
+    _ask(holder, signal.SIGTERM)
+    _wait(home, holder, now=now)
     say("stopped")
 
 
-def _ask(holder: Holder) -> None:
+def _ask(holder: Holder, number: signal.Signals) -> None:
     try:
-        os.kill(holder.pid, signal.SIGTERM)
+        os.kill(holder.pid, number)
     except ProcessLookupError:
         return
     except PermissionError as error:
@@ -54,13 +64,22 @@ def _ask(holder: Holder) -> None:
         ) from error
 
 
-def _wait(lock: Path, holder: Holder) -> None:
-    end_s = time.monotonic() + holder.stop_within_s + MARGIN_S
-    while (now := lock_holder(lock)) is not None and now.pid == holder.pid:
-        if time.monotonic() > end_s:
+def _wait(home: Home, holder: Holder, *, now: bool) -> None:
+    within_s = NOW_WITHIN_S if now else holder.stop_within_s + MARGIN_S
+    began_s = said_s = time.monotonic()
+    while (there := lock_holder(home.lock)) is not None and there.pid == holder.pid:
+        time.sleep(LOOK_EVERY_S)
+        if now:
+            _ask(holder, signal.SIGINT)  # beyond the first signal, one more stops at once
+        now_s = time.monotonic()
+        if now_s - began_s > within_s:
             raise PenstockError(
-                f"pid {holder.pid} has not stopped within {holder.stop_within_s:.0f} s",
+                f"pid {holder.pid} has not stopped within {within_s:.0f} s",
                 code="not_stopped",
                 hint=f"kill -9 {holder.pid}: its engines end with it",
             )
-        time.sleep(LOOK_EVERY_S)
+        if now_s - said_s > STILL_SAID_EVERY_S:
+            said_s = now_s
+            names = ", ".join(one.name for one in Registry(home.replicas).registrations())
+            took = format_duration(round(now_s - began_s))
+            say(f"still stopping after {took}; still there: {names or 'the gateway'}")

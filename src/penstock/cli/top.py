@@ -74,7 +74,7 @@ def screen(view: Mapping[str, Any], url: str, trouble: str) -> RenderableType:
         f"Penstock {view['version']} at {url}: {state}{workers}, {view['in_progress']} requests under way"
     )
     if trouble:
-        head.append(f"\\n{trouble}; what follows is old", style="red")
+        head.append(f"\n{trouble}; what follows is old", style="red")
     return Group(head, _replicas(view["replicas"]), _queues(view["queues"]), _limits(view["limits"]))
 
 

@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from penstock.core.address import Address
+from penstock.core.config_clickhouse import ClickHouseConfig
 from penstock.core.config_limits import (
     BudgetConfig,
     IdempotencyConfig,
@@ -34,6 +35,7 @@ from penstock.core.config_model import (
     Routing,
     Timeouts,
 )
+from penstock.core.config_traces import TracesConfig
 from penstock.core.config_values import (
     Amount,
     Count,
@@ -51,6 +53,7 @@ __all__ = [
     "REPLICAS_MAX",
     "Address",
     "BudgetConfig",
+    "ClickHouseConfig",
     "Config",
     "EngineKind",
     "GatewayConfig",
@@ -65,6 +68,7 @@ __all__ = [
     "SharedConfig",
     "TenantConfig",
     "Timeouts",
+    "TracesConfig",
     "UsageConfig",
 ]
 
@@ -190,6 +194,8 @@ class Config(Section):
     idempotency: IdempotencyConfig = Field(default_factory=IdempotencyConfig)
     shared: SharedConfig = Field(default_factory=SharedConfig)
     usage: UsageConfig = Field(default_factory=UsageConfig)
+    traces: TracesConfig = Field(default_factory=TracesConfig)
+    clickhouse: ClickHouseConfig = Field(default_factory=ClickHouseConfig)
 
     @field_validator("models")
     @classmethod

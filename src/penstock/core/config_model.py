@@ -15,6 +15,7 @@ from penstock.core.config_values import (
     ArgValue,
     Count,
     Duration,
+    GpuIndices,
     Name,
     Secret,
     Source,
@@ -30,6 +31,8 @@ Routing = Literal["round_robin", "least_load", "p2c", "prefix", "session"]
 _NO_EFFECT = {
     ("remote", "replicas"): "which has one replica for each URL",
     ("remote", "engine_args"): "which Penstock does not start",
+    ("remote", "gpus"): "which Penstock does not start",
+    ("remote", "start_timeout_s"): "which Penstock does not start",
     ("llamacpp", "api_key"): "whose key Penstock makes itself",
     ("sim", "api_key"): "whose key Penstock makes itself",
 }
@@ -108,6 +111,20 @@ class ModelConfig(Section):
         description="Options of the engine, by its own names with underscores. Not with engine remote.",
         examples=[{"n_threads": 4}],
     )
+    gpus: GpuIndices | None = Field(
+        default=None,
+        description="Indices of the GPUs that its replicas may use, as nvidia-smi numbers them; each gets as many as "
+        "its engine spans, one replica after the other. A GPU that is named twice is shared by two. Left out, the "
+        "free ones with the most free memory are taken; an empty list gives none.",
+        examples=[[0, 1]],
+    )
+    start_timeout_s: Duration | None = Field(
+        default=None,
+        alias="start_timeout",
+        description="How long a starting engine may neither write, compute nor read; then it is ended and reported. "
+        "Left out, it is 30m for engines that load large models, and 5m for the others.",
+        examples=["30m"],
+    )
     routing: Routing = Field(
         default="least_load", description="How a replica is chosen for a request.", examples=["round_robin"]
     )
@@ -159,7 +176,7 @@ class ModelConfig(Section):
             raise ValueError(f"expected {wanted} with engine {engine}")
         return source
 
-    @field_validator("replicas", "engine_args", "api_key")
+    @field_validator("replicas", "engine_args", "api_key", "gpus", "start_timeout_s")
     @classmethod
     def _has_effect(cls, value: Any, info: ValidationInfo) -> Any:
         engine = info.data.get("engine", "")

@@ -19,18 +19,31 @@ from penstock.core.units import parse_duration_s, parse_size_bytes
 # What a value should look like, said in the same words by a mistake and by the reference.
 DURATION = "a duration from 1ms to 24h, such as 500ms, 2s or 10m"
 PERIOD = "a duration from 1s to 3650d, such as 10m, 24h or 90d"
+SHARE = "a number from 0 to 1"
 AMOUNT = "a number from 0 to 1000000000"
 NETWORK = "an IP address or network, such as 10.0.0.0/8 or ::1"
 REDIS_URL = "a URL such as redis://host:6379/0, redis://:password@host:6379/0 or rediss://host:6379"
+OTLP_URL = "a URL such as http://host:4318 or https://host:4317, without name and password"
+HTTP_URL = "a URL such as http://host:8123 or https://host:8443, without name, password and path"
+DATABASE_NAME = "1 to 64 letters, digits and underscores"
+HEADER_NAME = "1 to 64 lower-case letters, digits and hyphens"
 SIZE = "a size from 1KB to 1GB, such as 512KB, 10MB or 16MiB"
 WHOLE = "a whole number"
 NAME = "1 to 128 characters without spaces or control characters"
 SECRET = "1 to 512 printable ASCII characters without spaces"  # noqa: S105 - a description, not a secret
 SOURCE = "one line of text, or a list of these"
+GPUS = "a list of up to 1024 GPU indices from 0 to 1023, such as [0, 1]"
 ENGINE_ARG = "text, a number, true or false, or a list of these"
 
+GPUS_MAX = 1024
+
+_INDEX = re.compile(r"[0-9]{1,4}")
 _SECRET = re.compile(r"[!-~]{1,512}")
 _REDIS_URL = re.compile(r"rediss?://[!-~]{1,500}|unix://[!-~]{1,500}")
+_OTLP_URL = re.compile(
+    r"https?://(?:[A-Za-z0-9._-]{1,253}|\[[0-9a-fA-F:.]{2,45}\])(?::[0-9]{1,5})?(?:/[!-~]{0,200})?"
+)
+_HTTP_URL = re.compile(r"https?://(?:[A-Za-z0-9._-]{1,253}|\[[0-9a-fA-F:.]{2,45}\])(?::[0-9]{1,5})?/?")
 _FLAGS = {
     "true": True,
     "yes": True,
@@ -79,6 +92,16 @@ def _amount(value: object) -> float:
     return amount
 
 
+def _share(value: object) -> float:
+    try:
+        share = _amount(value)
+    except ValueError:
+        share = math.nan
+    if not 0 <= share <= 1:
+        raise ValueError(f"expected {SHARE}")
+    return share
+
+
 def _flag(value: object) -> bool:
     if isinstance(value, bool):
         return value
@@ -99,6 +122,18 @@ def _redis_url(value: SecretStr) -> SecretStr:
     if not _REDIS_URL.fullmatch(value.get_secret_value()):
         raise ValueError(f"expected {REDIS_URL}")
     return value
+
+
+def _otlp_url(value: str) -> str:
+    if not _OTLP_URL.fullmatch(value):
+        raise ValueError(f"expected {OTLP_URL}")
+    return value
+
+
+def _http_url(value: str) -> str:
+    if not _HTTP_URL.fullmatch(value):
+        raise ValueError(f"expected {HTTP_URL}")
+    return value.rstrip("/")
 
 
 def _size_bytes(value: Any) -> int:
@@ -138,6 +173,20 @@ def _source(value: object) -> object:
     return value if isinstance(value, str) else tuple(entries)
 
 
+def _gpus(value: object) -> tuple[int, ...]:
+    if isinstance(value, str):  # of an environment variable
+        value = [
+            int(entry) if _INDEX.fullmatch(entry) else entry
+            for entry in re.split(r"[\s,\[\]]+", value)
+            if entry
+        ]
+    if not isinstance(value, list | tuple) or len(value) > GPUS_MAX:
+        raise ValueError(f"expected {GPUS}")
+    if not all(type(entry) is int and 0 <= entry < GPUS_MAX for entry in value):
+        raise ValueError(f"expected {GPUS}")
+    return tuple(value)
+
+
 def _is_line(value: object) -> bool:
     return isinstance(value, str) and value.isprintable()
 
@@ -167,13 +216,19 @@ Duration = Annotated[float, BeforeValidator(_duration_s), DURATION]
 Size = Annotated[int, BeforeValidator(_size_bytes), SIZE]
 Period = Annotated[float, BeforeValidator(_period_s), PERIOD]
 Amount = Annotated[float, BeforeValidator(_amount), AMOUNT]
+Share = Annotated[float, BeforeValidator(_share), SHARE]
 Flag = Annotated[bool, BeforeValidator(_flag), "true or false"]
 Network = Annotated[str, AfterValidator(_network), NETWORK]
 RedisUrl = Annotated[SecretStr, AfterValidator(_redis_url), REDIS_URL]
+OtlpUrl = Annotated[str, AfterValidator(_otlp_url), OTLP_URL]
+HttpUrl = Annotated[str, AfterValidator(_http_url), HTTP_URL]
+DatabaseName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"), DATABASE_NAME]
+HeaderName = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}$"), HEADER_NAME]
 Count = Annotated[int, BeforeValidator(_whole), WHOLE]
 Name = Annotated[str, AfterValidator(_name), NAME]
 Secret = Annotated[SecretStr, AfterValidator(_secret), SECRET]
 ListenAddress = Annotated[Address, BeforeValidator(_address), ADDRESS]
 Source = Annotated[str | tuple[str, ...], BeforeValidator(_source), SOURCE]
+GpuIndices = Annotated[tuple[int, ...], BeforeValidator(_gpus), GPUS]
 ArgName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 ArgValue = Annotated[Any, AfterValidator(_engine_arg), ENGINE_ARG]

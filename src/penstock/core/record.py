@@ -30,6 +30,23 @@ class Attempt(msgspec.Struct):
     reused_connection: bool = False
     status: int | None = None
     failure: str = ""
+    ended_s: float | None = None
+
+
+class Trace(msgspec.Struct, gc=False):
+    """The trace of a request, as W3C numbers it; `parent_id` is its caller's span, 0 where that has none.
+
+    Spans are told apart within their trace alone: those below the request's own follow from its number.
+    """
+
+    trace_id: int
+    span_id: int
+    parent_id: int
+    sampled: bool
+
+    def span_below(self, number: int) -> int:
+        """The id of the span below this one that has this number, 1 or more; attempts come first, in their order."""
+        return self.span_id ^ number
 
 
 class Usage(msgspec.Struct, gc=False):
@@ -73,6 +90,7 @@ class RequestRecord(msgspec.Struct):
     hedged: bool = False  # a second attempt raced the first
     replayed: bool = False  # answered from a stored or running answer: nothing was generated for it
     cost_usd: float = 0.0  # at the configured prices
+    trace: Trace | None = None  # where traces are made
 
     @property
     def replica(self) -> str:

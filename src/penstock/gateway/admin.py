@@ -82,7 +82,8 @@ class _Routes:
 
     async def fleet(self) -> dict[str, Any]:
         """Every replica with its state, and what it is concluded from."""
-        return {"replicas": (await self._overview.all())["replicas"]}
+        view = await self._overview.all()
+        return {"workers": view["workers"], "replicas": view["replicas"]}
 
     async def queues(self) -> dict[str, Any]:
         """The line of every model."""

@@ -33,6 +33,7 @@ from penstock.gateway.responder import Responder
 from penstock.gateway.responses import error_body, error_headers
 from penstock.gateway.settings import Settings
 from penstock.gateway.tenants import Caller
+from penstock.gateway.tracing import Tracing
 from penstock.store.keys import KeyRing
 from penstock.wire import generate, sse
 from penstock.wire.openai import CHAT, COMPLETIONS, EMBEDDINGS, read_request, with_model
@@ -74,6 +75,7 @@ class Inference:
 
     Args:
         addresses: the limits of each client address; None where there are none.
+        tracing: begins traces; None where there are none.
         clock: monotonic seconds.
         finish: takes each record once, after its request has ended.
         on_bug: takes an exception that nobody expected, with the request's id.
@@ -88,6 +90,7 @@ class Inference:
         attempts: Attempts,
         idempotency: Idempotency,
         addresses: ClientAddresses | None,
+        tracing: Tracing | None,
         clock: Callable[[], float],
         finish: Callable[[RequestRecord], None],
         on_bug: Callable[[str, BaseException], None],
@@ -99,6 +102,7 @@ class Inference:
         self._attempts = attempts
         self._idempotency = idempotency
         self._addresses = addresses
+        self._tracing = tracing
         self._clock = clock
         self._finish = finish
         self._on_bug = on_bug
@@ -250,13 +254,14 @@ class Inference:
         model = self._healthy(models.find(request.model), caller)
         record.model, record.stream = model.name, request.stream
         record.priority = caller.priority(incoming.header(b"x-priority").decode("latin-1"))
+        headers = incoming.onward if self._tracing is None else self._tracing.begin(record, incoming.onward)
         total_s = timeout_s(model.timeouts.total_s, incoming.header(b"x-request-timeout"))
         return Call(
             route=route,
             request=with_model(request, model.name),
             model=model,
             caller=caller,
-            headers=incoming.onward,
+            headers=headers,
             session=incoming.header(b"x-session-id").decode("latin-1") or request.session,
             responder=responder,
             record=record,

@@ -98,6 +98,7 @@ class Overview:
                 "evidence": replica.evidence,
                 "since_s": round(max(0.0, now_s - replica.since_s), 1),
                 "in_flight": self._replicas.in_flight.get(replica.name, 0),
+                "ready_at": int(replica in self._replicas.fleet.ready(replica.model)),
                 "concurrency": self._lines.permits_of(replica.name),
             }
             for replica in self._replicas.fleet.replicas
@@ -113,7 +114,7 @@ def merged(views: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "draining": any(view["draining"] for view in views),
         "in_progress": sum(view["in_progress"] for view in views),
         "replicas": [
-            {**one, "in_flight": sum(_in_flight(view["replicas"], one["name"]) for view in views)}
+            {**one, **{key: _sum_of(key, one["name"], views) for key in ("in_flight", "ready_at")}}
             for one in first["replicas"]
         ],
         "queues": {
@@ -123,8 +124,8 @@ def merged(views: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _in_flight(replicas: Iterable[dict[str, Any]], name: str) -> int:
-    return sum(one["in_flight"] for one in replicas if one["name"] == name)
+def _sum_of(key: str, name: str, views: Iterable[dict[str, Any]]) -> int:
+    return sum(one[key] for view in views for one in view["replicas"] if one["name"] == name)
 
 
 def _together(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:

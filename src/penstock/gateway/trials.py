@@ -13,6 +13,7 @@ from penstock.gateway.call import Call
 from penstock.gateway.forwarding import headers_to_engine
 from penstock.gateway.replicas import Replicas
 from penstock.gateway.routing import Routing
+from penstock.gateway.tracing import attempt_header
 from penstock.policy.breaker import Sign, sign_of
 from penstock.policy.fleet import Replica
 from penstock.policy.retry import Failure
@@ -22,12 +23,13 @@ from penstock.policy.route import Choice
 class Trial:
     """One attempt under way: its entry on the record, its permit until it is closed, and its exchange once open."""
 
-    __slots__ = ("_call", "_closed", "_trials", "attempt", "error", "exchange", "replica")
+    __slots__ = ("_call", "_closed", "_number", "_trials", "attempt", "error", "exchange", "replica")
 
     def __init__(self, trials: Trials, call: Call, replica: Replica, attempt: Attempt) -> None:
         self._trials = trials
         self._call = call
         self._closed = False
+        self._number = len(call.record.attempts)
         self.replica = replica
         self.attempt = attempt
         self.error: PenstockError | None = None
@@ -41,12 +43,15 @@ class Trial:
             EngineError: as `EngineClient.open`.
         """
         limits, streams = call.timeouts, call.request.stream
+        headers = headers_to_engine(call.headers, call.record.request_id, self.replica.api_key)
+        if call.record.trace is not None:
+            headers.append(attempt_header(call.record.trace, self._number))
         trials = self._trials
         exchange = await trials.client.open(
             self.replica.address,
             b"POST",
             call.route.encode(),
-            headers_to_engine(call.headers, call.record.request_id, self.replica.api_key),
+            headers,
             body,
             PhaseTimeouts(
                 connect_s=limits.connect_s,
@@ -81,6 +86,7 @@ class Trial:
             return
         self._closed = True
         trials = self._trials
+        self.attempt.ended_s = trials.clock()
         trials.routing.observe(self._call.model.name, self.replica.name, self._sign(), self.attempt.started_s)
         if self.exchange is not None:
             self.exchange.cancel()

@@ -7,7 +7,7 @@ its cause.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,7 @@ class RestartLimits:
         restarts_max: restarts within `window_s`.
         window_s: how long a restart is remembered.
         failed_starts_max: tries in a row that ended before the child was ready.
+        port_tries_max: starts in a row that lost their port to another process and count as nothing.
     """
 
     first_wait_s: float = 0.25
@@ -30,14 +31,20 @@ class RestartLimits:
     restarts_max: int = 5
     window_s: float = 600.0
     failed_starts_max: int = 3
+    port_tries_max: int = 5
 
 
 @dataclass(frozen=True, slots=True)
 class RestartState:
-    """What is remembered of one child: the times of its restarts, and its failed starts in a row."""
+    """What is remembered of one child: the times of its restarts, and its failed starts in a row.
+
+    Args:
+        port_tries: starts in a row that lost their port.
+    """
 
     restarts_s: tuple[float, ...] = ()
     failed_starts: int = 0
+    port_tries: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,24 +62,35 @@ class GiveUp:
 
 
 def after_exit(
-    state: RestartState, *, was_ready: bool, now_s: float, chance: float, limits: RestartLimits
+    state: RestartState,
+    *,
+    was_ready: bool,
+    now_s: float,
+    chance: float,
+    limits: RestartLimits,
+    port_taken: bool = False,
 ) -> tuple[RestartState, Restart | GiveUp]:
     """What to do about a child that ended without being asked to.
 
     Args:
         was_ready: whether it had become ready since it was started.
+        port_taken: whether all that was wrong is that another process took its port first.
         now_s: monotonic seconds.
         chance: 0 to 1, by which the wait is shortened.
     """
-    failed_starts = 0 if was_ready else state.failed_starts + 1
+    if port_taken and not was_ready and state.port_tries < limits.port_tries_max:
+        return replace(state, port_tries=state.port_tries + 1), Restart(0.0)
     recent = tuple(at_s for at_s in state.restarts_s if now_s - at_s < limits.window_s)
-    if failed_starts >= limits.failed_starts_max:
-        tries = "it never became ready" if failed_starts == 1 else f"{failed_starts} starts in a row failed"
-        return RestartState(recent, failed_starts), GiveUp(tries)
+    after = (
+        RestartState(recent) if was_ready else RestartState(recent, state.failed_starts + 1, state.port_tries)
+    )
+    if after.failed_starts >= limits.failed_starts_max:
+        few = after.failed_starts == 1
+        return after, GiveUp(
+            "it never became ready" if few else f"{after.failed_starts} starts in a row failed"
+        )
     if len(recent) >= limits.restarts_max:
-        minutes = limits.window_s / 60
-        reason = f"it was restarted {len(recent)} times in {minutes:.0f} minutes"
-        return RestartState(recent, failed_starts), GiveUp(reason)
+        return after, GiveUp(f"it was restarted {len(recent)} times in {limits.window_s / 60:.0f} minutes")
     wait_s = min(limits.first_wait_s * 2 ** len(recent), limits.wait_s_max)
     wait_s *= 1 - limits.jitter * chance
-    return RestartState((*recent, now_s), failed_starts), Restart(wait_s)
+    return replace(after, restarts_s=(*recent, now_s)), Restart(wait_s)

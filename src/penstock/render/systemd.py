@@ -16,7 +16,12 @@ from pathlib import Path
 from penstock.core.config import Config
 from penstock.core.errors import PenstockError
 from penstock.render.sandbox import Sandbox, sandbox
-from penstock.supervisor.parts import GATEWAY_STOP_MARGIN_S, REPLICA_STOP_WITHIN_S, stops_within_s
+from penstock.supervisor.parts import (
+    ENGINE_STOP_MARGIN_S,
+    GATEWAY_STOP_MARGIN_S,
+    engine_drain_s,
+    stop_within_s,
+)
 from penstock.telemetry.notify import START_EXTENDED_BY_S
 
 WATCHDOG_S = 30
@@ -152,7 +157,7 @@ class _Unit:
         if self._listens:
             yield f"ExecReload={_command(self._site, 'reload')}"
         if self._has_engines:
-            yield "# Of each stage that shows no progress: as long as an engine comes on, its load may go on."
+            yield "# From the last word that engines come on; the supervisor itself ends one that hangs while it loads."
         yield f"TimeoutStartSec={START_EXTENDED_BY_S}"
         yield "# The event loop has to show that it turns, or is ended by SIGABRT and says where it hung."
         yield f"WatchdogSec={WATCHDOG_S}"
@@ -237,9 +242,9 @@ def stop_timeout_s(config: Config, part: Part) -> int:
     """How long systemd waits for a part to stop, in whole seconds: longer than it takes at the longest."""
     drain_s = config.gateway.drain_timeout_s
     needed_s = {
-        Part.SUPERVISOR: stops_within_s(config.gateway),
+        Part.SUPERVISOR: stop_within_s(drain_s),
         Part.GATEWAY: drain_s + GATEWAY_STOP_MARGIN_S,
-        Part.ENGINE: drain_s + REPLICA_STOP_WITHIN_S,
+        Part.ENGINE: drain_s + engine_drain_s(drain_s) + ENGINE_STOP_MARGIN_S,
         Part.EXPORTER: 0.0,
     }
     return math.ceil(needed_s[part]) + STOP_MARGIN_S

@@ -7,7 +7,7 @@ or releases the key.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -107,6 +107,40 @@ class AnswerStore(Protocol):
 
     async def close(self) -> None:
         """Gives back what the store holds of the system."""
+
+
+class LaterAnswers:
+    """A store that is made when the first key comes, for few use any and SQLite takes 2 MB.
+
+    Args:
+        make: makes it.
+    """
+
+    def __init__(self, make: Callable[[], AnswerStore]) -> None:
+        self._make = make
+        self._store: AnswerStore | None = None
+
+    async def claim(self, tenant: str, key: bytes, fingerprint: bytes) -> Claimed | Known:
+        return await self._made.claim(tenant, key, fingerprint)
+
+    async def renew(self, claims: Sequence[Claim]) -> None:
+        await self._made.renew(claims)
+
+    async def complete(self, claim: Claim, answer: Answer | None) -> None:
+        await self._made.complete(claim, answer)
+
+    async def release(self, claim: Claim) -> None:
+        await self._made.release(claim)
+
+    async def close(self) -> None:
+        if self._store is not None:
+            await self._store.close()
+
+    @property
+    def _made(self) -> AnswerStore:
+        if self._store is None:
+            self._store = self._make()
+        return self._store
 
 
 def packed(answer: Answer) -> bytes:

@@ -71,6 +71,11 @@ class Home:
         return self.run / "parts"
 
     @property
+    def trees(self) -> Path:
+        """The processes of each part, for who has to end what a killed supervisor left."""
+        return self.run / "trees"
+
+    @property
     def logs(self) -> Path:
         """The output of engines and gateway, one file each."""
         return self.root / "logs"
@@ -101,9 +106,9 @@ class Home:
         return self.root / "admin-key"
 
     @property
-    def reloaded(self) -> Path:
-        """What became of the last reload."""
-        return self.run / "reloaded.json"
+    def control(self) -> Path:
+        """The socket over which commands reach the supervisor."""
+        return self.run / "control"
 
     @property
     def workers(self) -> Path:

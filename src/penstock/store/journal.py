@@ -219,6 +219,14 @@ class Journal:
             completion_usd_per_million=price.completion_usd_per_million,
             continuations=record.continuations,
             replayed=record.replayed,
+            stream=record.stream,
+            priority=record.priority,
+            fault=record.fault,
+            error_code=record.error_code,
+            attempts=len(record.attempts),
+            queue_s=_seconds(record.queue_s),
+            ttft_s=_seconds(record.ttft_s),
+            tpot_s=_seconds(record.tpot_s),
         )
         self._put(entry, encode_line(line), ends=True, keeps=keeps)
         entry.ended = True
@@ -384,3 +392,7 @@ def _sync_folder(folder: Path) -> None:
 
 def _count(tokens: int | None) -> int | None:
     return None if tokens is None else min(max(tokens, 0), COST_TOKENS_MAX)
+
+
+def _seconds(seconds: float | None) -> float | None:
+    return None if seconds is None else round(max(seconds, 0.0), 6)

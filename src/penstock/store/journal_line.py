@@ -29,6 +29,7 @@ _Count = Annotated[int, msgspec.Meta(ge=0, le=COST_TOKENS_MAX)]
 _Small = Annotated[int, msgspec.Meta(ge=0, le=10_000)]
 _Time = Annotated[float, msgspec.Meta(ge=0.0, le=_EPOCH_END)]
 _Price = Annotated[float, msgspec.Meta(ge=0.0, le=1e12)]
+_Seconds = Annotated[float, msgspec.Meta(ge=0.0, le=1e9)]
 _Money = Annotated[int, msgspec.Meta(ge=0, le=COST_NANO_USD_MAX)]
 
 
@@ -61,6 +62,10 @@ class End(Begin, tag="end", omit_defaults=True, gc=False, kw_only=True):
         usage_source: who counted: `engine`, `events` or `none`.
         cost_nano_usd: at the prices below, US dollars for a million tokens.
         replayed: answered from another's answer; nothing was generated for it.
+        priority: the class in which it waited.
+        fault, error_code: of an error, else empty.
+        attempts: replicas that were asked.
+        queue_s, ttft_s, tpot_s: as `RequestRecord` has them, to the microsecond; None where there is none.
     """
 
     ended_at: _Time
@@ -75,6 +80,14 @@ class End(Begin, tag="end", omit_defaults=True, gc=False, kw_only=True):
     completion_usd_per_million: _Price = 0.0
     continuations: _Small = 0
     replayed: bool = False
+    stream: bool = False
+    priority: str = ""
+    fault: str = ""
+    error_code: str = ""
+    attempts: _Small = 0
+    queue_s: _Seconds | None = None
+    ttft_s: _Seconds | None = None
+    tpot_s: _Seconds | None = None
 
 
 Line = Begin | End

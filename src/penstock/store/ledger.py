@@ -20,6 +20,7 @@ from penstock.store.journal_line import NANO_USD
 from penstock.store.journal_reader import segment_names
 from penstock.store.ledger_file import LedgerFile, is_damage, unusable
 from penstock.store.ledger_intake import IngestReport, Intake
+from penstock.store.outbox import Outbox
 
 DIMENSIONS = {"tenant": "tenant", "key": "key_id", "model": "model", "day": "day"}
 """What totals can be made by, and the column of each."""
@@ -81,6 +82,7 @@ class Ledger:
         journal_folder: `Home.journal`.
         now: seconds since the epoch.
         keep_s: how long files of the journal are kept once they are read; None for ever.
+        outbox: rows are to be sent elsewhere as well; None leaves that as it is.
         on_problem: told of a damaged file that was replaced, and of journal files that vanished.
     """
 
@@ -91,12 +93,14 @@ class Ledger:
         now: Callable[[], float],
         *,
         keep_s: float | None = None,
+        outbox: bool | None = None,
         on_problem: Callable[[PenstockError], None] = lambda _: None,
     ) -> None:
         self._file = LedgerFile(path, now)
         self._journal = journal_folder
         self._now = now
         self._keep_s = keep_s
+        self._outbox = outbox
         self._on_problem = on_problem
 
     def ingest(self, *, wait_s: float = 0.0) -> IngestReport:
@@ -216,6 +220,12 @@ class Ledger:
         keep_before = -math.inf if self._keep_s is None else now - self._keep_s
         with self._file.writing() as db:
             report = Intake(db, self._journal, keep_before, now).run()
+            if (
+                self._outbox
+            ):  # after the intake: rows of a ledger that is made again may have been sent before
+                Outbox(db).follow()
+            elif self._outbox is False:
+                Outbox(db).follow_no_longer()
         if report.vanished:
             self._on_problem(
                 PenstockError(

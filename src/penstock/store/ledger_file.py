@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from penstock.core.errors import PenstockError
 from penstock.store.home import FILE_MODE
-from penstock.store.ledger_tables import SCHEMA_VERSION, create
+from penstock.store.ledger_tables import SCHEMA_VERSION, create, upgrade
 
 LOCK_TRY_EVERY_S = 0.02
 BUSY_S = 5.0  # SQLite's own locks are held for milliseconds
@@ -74,9 +74,12 @@ class LedgerFile:
                 self._companion(suffix).unlink(missing_ok=True)
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, FILE_MODE))
         with self._connected("rw") as db:
-            if not self._version(db):
+            version = self._version(db)
+            if not version:
                 db.execute("PRAGMA journal_mode = WAL")
                 create(db)
+            elif version < SCHEMA_VERSION:
+                upgrade(db)
             db.execute("PRAGMA synchronous = NORMAL")  # what a power cut takes is in the journal
             yield db
 

@@ -36,11 +36,13 @@ class Task(msgspec.Struct, frozen=True, omit_defaults=True):
         keep_s: how long files of the journal are kept once they are read; None for ever.
         wait_s: how long to wait while another process keeps the ledger.
         parent: the process for which it is done, and without which it is not; 0 for none.
+        outbox: rows are to be sent elsewhere as well.
     """
 
     keep_s: float | None = None
     wait_s: float = 0.0
     parent: int = 0
+    outbox: bool = False
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -73,27 +75,35 @@ async def keep(ledger: Path, journal: Path, task: Task) -> Kept:
     """Has the journal taken into the ledger; the process that does it is ended where this is cancelled."""
     told = msgspec.json.encode(msgspec.structs.replace(task, parent=os.getpid())).decode()
     command = (sys.executable, "-P", "-m", __name__, str(ledger), str(journal), told)
-    try:
-        process = await _started(command)
-    except OSError as error:
-        return _failed(f"no process could be started: {error}")
-    try:
-        said, complaint = await process.communicate()
-    except BaseException:
-        await _ended(process)
-        raise
+    said, trouble = await run_for_parent(command)
     try:
         return msgspec.json.decode(said, type=Kept)
     except msgspec.DecodeError:
-        last_words = complaint.decode(errors="replace").strip().rpartition("\n")[2]
-        return _failed(f"its process ended with {process.returncode}: {last_words or 'no word'}")
+        return _failed(trouble)
+
+
+async def run_for_parent(command: tuple[str, ...], told: bytes = b"") -> tuple[bytes, str]:
+    """What a process says that gets `told`, and how it ended; the process is ended where this is cancelled."""
+    try:
+        process = await _started(command)
+    except OSError as error:
+        return b"", f"no process could be started: {error}"
+    try:
+        said, complaint = await process.communicate(told)
+    except BaseException:
+        await _ended(process)
+        raise
+    last_words = complaint.decode(errors="replace").strip().rpartition("\n")[2]
+    return said, f"its process ended with {process.returncode}: {last_words or 'no word'}"
 
 
 async def _started(command: tuple[str, ...]) -> Process:
     """The process. asyncio's own start, where it is cancelled, may wait for ever for what it has half made."""
     pipe = asyncio.subprocess.PIPE
     # in a session of its own: a Ctrl-C is for the gateway, which drains and comes to its own end
-    start = asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe, start_new_session=True)
+    start = asyncio.create_subprocess_exec(
+        *command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True
+    )
     starting = asyncio.ensure_future(start)
     try:
         return await asyncio.shield(starting)
@@ -123,7 +133,7 @@ def run(ledger_path: Path, journal: Path, task: Task) -> Kept:
     def tell(error: PenstockError) -> None:
         problems.append(Problem(error.message, error.hint))
 
-    ledger = Ledger(ledger_path, journal, time.time, keep_s=task.keep_s, on_problem=tell)
+    ledger = Ledger(ledger_path, journal, time.time, keep_s=task.keep_s, outbox=task.outbox, on_problem=tell)
     try:
         report = ledger.ingest(wait_s=task.wait_s)
         spend = ledger.spend()
@@ -134,18 +144,25 @@ def run(ledger_path: Path, journal: Path, task: Task) -> Kept:
     return Kept(whole, report.torn, report.unreadable, dict(spend.tenants), dict(spend.keys), problems)
 
 
-def main() -> None:
-    """Does what the command line says; never outlives who asked for it, and takes no longer than it may."""
-    ledger, journal, told = sys.argv[1:]
-    task = msgspec.json.decode(told, type=Task)
+def serve_parent(parent: int) -> bool:
+    """Binds this process to the one for which it works, where there is one, and bounds it; False where that is gone."""
     if sys.platform == "linux":
         import ctypes  # half a megabyte that the gateway has no use for
 
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if task.parent and os.getppid() != task.parent:
-        return
+    if parent and os.getppid() != parent:
+        return False
     signal.alarm(PASS_TIMEOUT_S)
     os.nice(NICENESS)
+    return True
+
+
+def main() -> None:
+    """Does what the command line says; never outlives who asked for it, and takes no longer than it may."""
+    ledger, journal, told = sys.argv[1:]
+    task = msgspec.json.decode(told, type=Task)
+    if not serve_parent(task.parent):
+        return
     sys.stdout.buffer.write(msgspec.json.encode(run(Path(ledger), Path(journal), task)))
 
 

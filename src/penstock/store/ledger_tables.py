@@ -21,7 +21,7 @@ from penstock.policy.budget import DAY_S
 from penstock.store.journal_line import Begin, End
 from penstock.store.journal_reader import Batch
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 NAMES_AT_ONCE = 500  # SQLite before 3.32 takes 999 parameters
 
 _INTERRUPTED = Outcome.INTERRUPTED.value
@@ -49,7 +49,15 @@ _SCHEMA = (
         prompt_usd_per_million REAL NOT NULL,
         completion_usd_per_million REAL NOT NULL,
         continuations INTEGER NOT NULL,
-        replayed INTEGER NOT NULL
+        replayed INTEGER NOT NULL,
+        stream INTEGER NOT NULL DEFAULT 0,
+        priority TEXT NOT NULL DEFAULT '',
+        fault TEXT NOT NULL DEFAULT '',
+        error_code TEXT NOT NULL DEFAULT '',
+        attempts INTEGER NOT NULL DEFAULT 0,
+        queue_s REAL,
+        ttft_s REAL,
+        tpot_s REAL
     ) WITHOUT ROWID""",
     """CREATE TABLE daily (
         day TEXT NOT NULL,
@@ -78,6 +86,18 @@ _SCHEMA = (
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
 
+# What makes the tables of version 1 those of version 2.
+_UPGRADE = (
+    "ALTER TABLE requests ADD COLUMN stream INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE requests ADD COLUMN priority TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE requests ADD COLUMN fault TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE requests ADD COLUMN error_code TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE requests ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE requests ADD COLUMN queue_s REAL",
+    "ALTER TABLE requests ADD COLUMN ttft_s REAL",
+    "ALTER TABLE requests ADD COLUMN tpot_s REAL",
+    f"PRAGMA user_version = {SCHEMA_VERSION}",
+)
 
 # The fields of a line, in their order, then the day; many rows at once, since each statement has a cost of its own.
 _COLUMNS = ("entry_id", *(name for name in End.__struct_fields__ if name != "entry"), "day")
@@ -112,6 +132,13 @@ def create(db: sqlite3.Connection) -> None:
     """Makes the tables in an empty database."""
     with transaction(db):
         for statement in _SCHEMA:
+            db.execute(statement)
+
+
+def upgrade(db: sqlite3.Connection) -> None:
+    """Makes the tables of an earlier Penstock those of this one; what it did not know is empty."""
+    with transaction(db):
+        for statement in _UPGRADE:
             db.execute(statement)
 
 

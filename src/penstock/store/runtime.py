@@ -240,27 +240,6 @@ class PartReports:
         return self._folder / f"{file_name(name)}.json"
 
 
-@dataclass(frozen=True, slots=True)
-class Reload:
-    """What became of a reload: what has changed, or why it was refused."""
-
-    changes: tuple[str, ...] = ()
-    error: str = ""
-
-
-def write_reload(path: Path, told: Reload) -> None:
-    """Leaves word for whoever asked for the reload."""
-    write_private(path, msgspec.json.encode(told))
-
-
-def read_reload(path: Path) -> Reload:
-    """What was told last."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Reload)
-    except (OSError, ValueError):  # msgspec's are ValueErrors, and so is what is no UTF-8
-        return Reload(error=f"{path} can't be read")
-
-
 class Drained:
     """The names of replicas that shall get no more requests, in a file that all workers read.
 

@@ -23,16 +23,21 @@ ELSEWHERE = ("pipeline_parallel_size", "cpu_offload_gb", "data_parallel_size", "
 KV_SMALL = ("fp8", "fp8_e4m3", "fp8_e5m2")
 
 
-def check_fit(models: Sequence[ModelConfig], gpus: Callable[[], Sequence[Gpu]]) -> None:
+def check_fit(
+    models: Sequence[ModelConfig],
+    gpus: Callable[[], Sequence[Gpu]],
+    only: Callable[[ModelConfig], bool] = lambda _: True,
+) -> None:
     """Compares each vLLM model that lies on this disk with the GPUs of this machine.
 
     Args:
         gpus: finds them; raises PenstockError where there are none.
+        only: which models are to be started.
 
     Raises:
         PenstockError: some can't fit; every complaint a line, with its numbers.
     """
-    local = [(number, model) for number, model in enumerate(models) if _is_local(model)]
+    local = [(number, model) for number, model in enumerate(models) if only(model) and _is_local(model)]
     if not local:
         return
     found = _found(gpus)

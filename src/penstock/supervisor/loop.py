@@ -1,14 +1,15 @@
 """The supervisor: engines and gateway start together, stop in order, and are watched in between.
 
-Order of stopping: the gateway first, which drains; then the engines; each takes its registration with it. A
-second signal kills what is left. Whatever happens, no process outlives `Supervisor.run`.
+Order of stopping: the gateway first, which drains; then the engines; each takes its registration with it. Ctrl-C
+amid it kills what is left. Whatever happens, no process outlives `Supervisor.run`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from penstock.core.units import format_duration
@@ -49,7 +50,6 @@ class Supervisor:
         on_waiting: told what `unready` says, as long as that is something.
         on_ready: called once, when `unready` first says nothing.
         on_stopping: called before anything is stopped.
-        on_reload: called when SIGHUP asks to follow the configuration; one at a time.
         say: prints a line for the owner.
     """
 
@@ -63,13 +63,12 @@ class Supervisor:
         on_waiting: Callable[[str], None] = lambda _: None,
         on_ready: Callable[[], None],
         on_stopping: Callable[[], Awaitable[None]] | None = None,
-        on_reload: Callable[[], Awaitable[None]] | None = None,
         say: Callable[[str], None],
     ) -> None:
-        self._models = list(models)
+        self.stopping = False
+        self._models = {model.model: model for model in models}
         self._gateway = gateway
-        self._on_reload = on_reload
-        self._reloading: asyncio.Task[None] | None = None
+        self._changing = False
         self._tasks: dict[Keeper, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()
         self._others_serve = others_serve
@@ -83,29 +82,42 @@ class Supervisor:
         self._asked_by: signal.Signals | None = None
         self._hurried = False
 
-    async def run(self) -> int:
-        """The exit code, once everything it started is gone."""
+    async def run(
+        self,
+        beside: Sequence[Callable[[], Coroutine[None, None, None]]] = (),
+        on_hangup: Callable[[], None] | None = None,
+    ) -> int:
+        """The exit code, once everything it started is gone.
+
+        Args:
+            beside: what runs along with it, and is cancelled before anything is stopped.
+            on_hangup: called at SIGHUP.
+        """
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
             loop.add_signal_handler(number, self._on_signal, number)
-        if self._on_reload is not None:
-            loop.add_signal_handler(signal.SIGHUP, self._reload)
+        if on_hangup is not None:
+            loop.add_signal_handler(signal.SIGHUP, on_hangup)
         for keeper in self._keepers():
             self._start(keeper)
         readiness = asyncio.create_task(self._watch_readiness())
+        along = [asyncio.create_task(run()) for run in beside]
         try:
-            trouble = await self._until_over()
-            readiness.cancel()
+            trouble = await self._until_over(along)
+            self.stopping = True
+            for task in (readiness, *along):
+                task.cancel()
+            await asyncio.gather(*along, return_exceptions=True)
             await self._stop(trouble)
-            for task in self._tasks.values():
-                await task
+            await asyncio.gather(*self._tasks.values())
         except BaseException:
             for keeper in self._keepers():
                 keeper.kill()
             await asyncio.gather(*self._tasks.values(), return_exceptions=True)
             raise
         finally:
-            readiness.cancel()
+            for task in (readiness, *along):
+                task.cancel()
             for number in (*_SIGNALS, signal.SIGHUP):
                 loop.remove_signal_handler(number)
         return self._exit_code(trouble)
@@ -113,26 +125,30 @@ class Supervisor:
     @property
     def models(self) -> tuple[ModelKeepers, ...]:
         """Those whose replicas it runs now."""
-        return tuple(self._models)
+        return tuple(self._models.values())
 
     @property
-    def summary(self) -> str:
-        """How many parts are up, and which are not."""
-        keepers = self._keepers()
-        down = [keeper.part.name for keeper in keepers if not keeper.became_ready.is_set()]
-        return f"{len(keepers) - len(down)} of {len(keepers)} parts up" + (
-            f"; not {', '.join(down)}" if down else ""
-        )
+    def down(self) -> tuple[str, ...]:
+        """The parts that are not up."""
+        return tuple(keeper.part.name for keeper in self._keepers() if not keeper.became_ready.is_set())
 
     @property
     def names(self) -> frozenset[str]:
         """Of all parts that run, those that shall end included."""
         return frozenset(keeper.part.name for keeper in self._tasks)
 
-    def set_models(self, models: Sequence[ModelKeepers]) -> None:
-        """Runs these; what is left out goes on until `retire`."""
-        self._models = list(models)
-        for keeper in self._keepers():
+    def keepers(self, model: str) -> tuple[Keeper, ...]:
+        """Of the replicas of this model, those that shall end left out."""
+        found = self._models.get(model)
+        return found.keepers if found else ()
+
+    def set_keepers(self, model: str, keepers: Sequence[Keeper]) -> None:
+        """Runs these for the model; what is left out goes on until `retire`. None at all forgets the model."""
+        if keepers:
+            self._models[model] = ModelKeepers(model, tuple(keepers))
+        else:
+            self._models.pop(model, None)
+        for keeper in keepers:
             if keeper not in self._tasks:
                 self._start(keeper)
 
@@ -141,20 +157,26 @@ class Supervisor:
         await keeper.stop()
         await self._tasks.pop(keeper)
 
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Meanwhile a model that can't go on does not end everything: who changes it puts it right."""
+        self._changing = True
+        try:
+            yield
+        finally:
+            self._changing = False
+            self._changed.set()
+
     def _start(self, keeper: Keeper) -> None:
         self._tasks[keeper] = asyncio.create_task(keeper.run())
         self._changed.set()
-
-    def _reload(self) -> None:
-        if self._on_reload is not None and (self._reloading is None or self._reloading.done()):
-            self._reloading = asyncio.ensure_future(self._on_reload())
 
     @property
     def _engines(self) -> tuple[Keeper, ...]:
         return tuple(keeper for keeper in self._tasks if keeper is not self._gateway)
 
     def _keepers(self) -> tuple[Keeper, ...]:
-        named = [keeper for model in self._models for keeper in model.keepers]
+        named = [keeper for model in self.models for keeper in model.keepers]
         leaving = [keeper for keeper in self._engines if keeper not in named]
         return (*named, *leaving, *((self._gateway,) if self._gateway is not None else ()))
 
@@ -163,12 +185,15 @@ class Supervisor:
             self._asked_by = number
             self._asked.set()
             return
+        if number is signal.SIGTERM:  # asked twice for the same
+            return
+        if not self._hurried:
+            self._say("stopping at once")
         self._hurried = True
-        self._say("stopping at once")
         for keeper in self._keepers():
             keeper.kill()
 
-    async def _until_over(self) -> str:
+    async def _until_over(self, along: Sequence[asyncio.Task[None]]) -> str:
         """Why it can't go on; empty where it was asked to stop."""
         asked = asyncio.create_task(self._asked.wait())
         over: set[asyncio.Task[None]] = set()
@@ -176,14 +201,12 @@ class Supervisor:
             while not (trouble := self._trouble()) and not self._asked.is_set():
                 self._changed.clear()
                 changed = asyncio.create_task(self._changed.wait())
-                running = set(self._tasks.values()) - over
+                running = {*self._tasks.values(), *along} - over
                 done, _ = await asyncio.wait({asked, changed, *running}, return_when=asyncio.FIRST_COMPLETED)
                 changed.cancel()
                 for task in running & done:
                     task.result()  # a bug of ours is not kept quiet
                     over.add(task)
-                if self._reloading is not None and self._reloading.done():
-                    self._reloading.result()
         finally:
             asked.cancel()
         return trouble
@@ -191,7 +214,9 @@ class Supervisor:
     def _trouble(self) -> str:
         if self._gateway is not None and self._gateway.given_up:
             return self._gateway.given_up
-        given_up = [model.given_up for model in self._models]
+        if self._changing:
+            return ""
+        given_up = [model.given_up for model in self.models]
         if not self._ready:  # it never will be: every model has to answer first
             return next(filter(None, given_up), "")
         if given_up and all(given_up) and not self._others_serve:
@@ -211,8 +236,6 @@ class Supervisor:
         self._on_ready()
 
     async def _stop(self, trouble: str) -> None:
-        if self._reloading is not None:
-            self._reloading.cancel()
         if trouble:
             self._say(f"error: {trouble}")
         if self._on_stopping is not None:

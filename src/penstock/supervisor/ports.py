@@ -6,17 +6,29 @@ import errno
 import socket
 
 from penstock.core.config import Address
+from penstock.core.errors import PenstockError
 
 _OWNER_UNKNOWN = "another process"
 
 
 def free_port(host: str) -> int:
-    """A port of `host` that nobody listens on now; another process may take it before it is used."""
-    with socket.socket(_family(host), socket.SOCK_STREAM) as listener:
-        listener.bind((host, 0))
-        port = listener.getsockname()[1]
-        assert isinstance(port, int)
-        return port
+    """A port of `host` that nobody listens on now; another process may take it before it is used.
+
+    Raises:
+        PenstockError: none is free.
+    """
+    try:
+        with socket.socket(_family(host), socket.SOCK_STREAM) as listener:
+            listener.bind((host, 0))
+            port = listener.getsockname()[1]
+            assert isinstance(port, int)
+            return port
+    except OSError as error:
+        raise PenstockError(
+            f"no port of {host} can be had ({str(error.strerror).lower()}): `ss -tan` shows who has them, and sysctl "
+            "net.ipv4.ip_local_port_range how many there are",
+            code="no_port",
+        ) from error
 
 
 def settled(address: Address) -> Address:

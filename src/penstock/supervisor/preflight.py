@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from penstock.core.config import GatewayConfig, ModelConfig
 from penstock.core.errors import PenstockError
@@ -10,8 +10,12 @@ from penstock.engines.spec import EngineSpec
 from penstock.supervisor.ports import why_not_free
 
 
-def check_models(models: Sequence[ModelConfig], specs: Mapping[str, EngineSpec]) -> None:
-    """Asks each engine kind about its models.
+def check_models(
+    models: Sequence[ModelConfig],
+    specs: Mapping[str, EngineSpec],
+    only: Callable[[ModelConfig], bool] = lambda _: True,
+) -> None:
+    """Asks each engine kind about its models, `only` those that are to be started.
 
     Raises:
         PenstockError: with every complaint, one a line.
@@ -19,6 +23,7 @@ def check_models(models: Sequence[ModelConfig], specs: Mapping[str, EngineSpec])
     complaints = [
         f"models.{number}.{complaint}"
         for number, model in enumerate(models)
+        if only(model)
         for complaint in specs[model.engine].check(model)
     ]
     if complaints:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -14,6 +15,7 @@ from typing import Any
 import msgspec
 
 from penstock.core.record import RequestRecord
+from penstock.telemetry.repeats import Repeats
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -22,13 +24,17 @@ class Logger:
     """Writes events with their members to standard error, a line each.
 
     A logging library would bring a renderer for terminals along, and with it a twentieth of a worker's memory.
+    Warnings and errors that say the same again and again are written a few times a minute; the next one that is
+    written says how many were not (`repeats`).
 
     Args:
         level: debug, info, warning or error; what is below is left out.
         fmt: `json` or `console`.
+        clock: monotonic seconds.
     """
 
-    def __init__(self, level: str, fmt: str) -> None:
+    def __init__(self, level: str, fmt: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._repeats = Repeats(clock)
         self._severity = _LEVELS[level.lower()]
         self._line = _json_line if fmt == "json" else _console_line
 
@@ -61,13 +67,28 @@ class Logger:
         """
         if severity < self._severity:
             return
-        level = next((name for name, least in reversed(_LEVELS.items()) if severity >= least), "debug")
-        time = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-        line = {"event": event, **members, "level": level, "time": time}
         error = exc_info[1] if isinstance(exc_info, tuple) else exc_info
+        repeats = self._repeats.passes(_kind(event, members, error)) if severity >= logging.WARNING else 0
+        if repeats is None:
+            return
+        level = next((name for name, least in reversed(_LEVELS.items()) if severity >= least), "debug")
+        at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        line = {"event": event, **members, "level": level, "time": at}
+        if repeats:
+            line["repeats"] = repeats
         if isinstance(error, BaseException):
             line["exception"] = "".join(traceback.format_exception(error)).rstrip()
         _write(self._line(line))
+
+
+def _kind(event: str, members: Mapping[str, object], error: object) -> Hashable:
+    """What makes two lines the same; of a bug, where it is in the code and not which request met it."""
+    if isinstance(error, BaseException):
+        where = error.__traceback__
+        while where is not None and where.tb_next is not None:
+            where = where.tb_next
+        return event, type(error), where and (where.tb_frame.f_code.co_filename, where.tb_lineno)
+    return event, *((name, str(value)) for name, value in members.items())
 
 
 def _write(text: bytes) -> None:
@@ -122,6 +143,7 @@ class RequestLine(msgspec.Struct):
     hedged: bool
     replayed: bool
     cost_usd: float
+    trace_id: str
     event: str = "request"
     level: str = "info"
 
@@ -186,6 +208,7 @@ def request_line(record: RequestRecord) -> RequestLine:
         record.hedged,
         record.replayed,
         record.cost_usd,
+        f"{record.trace.trace_id:032x}" if record.trace is not None and record.trace.sampled else "",
     )
 
 

@@ -60,6 +60,10 @@ class Metrics:
         """Shows one more number, asked for when it is wanted."""
         Gauge(name, text, registry=self.registry).set_function(value)
 
+    def counter(self, name: str, text: str, value: Callable[[], float]) -> None:
+        """Shows one more number that only grows, asked for when it is wanted."""
+        self.registry.register(_Counter(name, text, value))
+
     def lines(self, lines: Callable[[], Mapping[str, LineFigures]]) -> None:
         """Shows the lines before the models."""
         self.registry.register(_LineCollector(lines))
@@ -231,6 +235,16 @@ _HISTOGRAMS: tuple[tuple[str, str, Callable[[_OfModel], _Times]], ...] = (
         attrgetter("overhead"),
     ),
 )
+
+
+class _Counter(Collector):
+    """One number that only grows."""
+
+    def __init__(self, name: str, text: str, value: Callable[[], float]) -> None:
+        self._name, self._text, self._value = name, text, value
+
+    def collect(self) -> Iterable[Metric]:
+        yield CounterMetricFamily(self._name, self._text, value=self._value())
 
 
 class _LineCollector(Collector):

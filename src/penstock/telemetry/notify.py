@@ -19,7 +19,7 @@ WATCHDOG_VARIABLES = ("WATCHDOG_USEC", "WATCHDOG_PID")
 BEATS_PER_PATIENCE = 3
 STATUS_EVERY_S = 5.0
 STATUS_CHARS_MAX = 300
-# How much longer a start may take each time that it has come on. A stage that shows nothing may last this long.
+# How long a start may go on from the last word that it comes on: the gateway's canaries take less.
 START_EXTENDED_BY_S = 300
 
 
@@ -37,11 +37,10 @@ class Notifier:
     ) -> None:
         self._address = f"\0{address[1:]}" if address.startswith("@") else address
         self._patience_s = patience_s
-        self._is_ready = False
+        self._is_ready = self._is_reloading = False
         self._status = ""
         self._clock = clock
-        self._next_look_s = -math.inf
-        self._seen: object = None
+        self._next_extension_s = -math.inf
 
     @classmethod
     def taken_from(cls, environ: MutableMapping[str, str], pid: int) -> Notifier:
@@ -63,20 +62,15 @@ class Notifier:
             self._status = line
             self._send(f"STATUS={line}")
 
-    def starting(self, text: str, progress: Callable[[], object]) -> None:
-        """It is not ready yet, because of `text`; it may take longer each time that `progress` gives something else.
+    def starting(self, text: str, *, comes_on: bool) -> None:
+        """It is not ready yet, because of `text`, and may take longer where it comes on.
 
-        Called as often as one likes: `progress` is looked at now and then.
+        May be called as often as one likes.
         """
-        if not self.is_heard:
-            return
         self.status(text)
-        if self._clock() < self._next_look_s:
-            return
-        self._next_look_s = self._clock() + STATUS_EVERY_S
-        if (seen := progress()) != self._seen:
-            self._seen = seen
-            self._send(f"EXTEND_TIMEOUT_USEC={START_EXTENDED_BY_S * 1_000_000}")
+        if comes_on and self._clock() >= self._next_extension_s:
+            self._next_extension_s = self._clock() + STATUS_EVERY_S
+            self._extend()
 
     def ready(self) -> None:
         """It can serve."""
@@ -90,9 +84,11 @@ class Notifier:
             yield
             return
         self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        self._is_reloading = True
         try:
             yield
         finally:
+            self._is_reloading = False
             self._send("READY=1")
 
     def stopping(self) -> None:
@@ -115,9 +111,14 @@ class Notifier:
         while True:
             if self._patience_s:
                 self._send("WATCHDOG=1")
+            if self._is_reloading:  # which takes as long as the engines that it starts
+                self._extend()
             if self._is_ready:
                 self.status(status())
             await sleep(self._patience_s / BEATS_PER_PATIENCE or STATUS_EVERY_S)
+
+    def _extend(self) -> None:
+        self._send(f"EXTEND_TIMEOUT_USEC={START_EXTENDED_BY_S * 1_000_000}")
 
     def _send(self, *lines: str) -> None:
         if self._address:

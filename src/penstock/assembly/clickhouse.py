@@ -1,0 +1,176 @@
+"""ClickHouse over HTTP: its migrations, and the delivery of rows in a process of its own.
+
+Run as `python -m penstock.assembly.clickhouse LEDGER`, with a `Delivery` as JSON on standard input, for the key is
+not for a command line; prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import sys
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+import msgspec
+
+from penstock.assembly.delivering import Delivery, DeliveryReport
+from penstock.core.config import Address, ClickHouseConfig
+from penstock.core.errors import PenstockError
+from penstock.engines.client import Dialling, EngineClient
+from penstock.store.clickhouse.delivery import deliver
+from penstock.store.clickhouse.migrations import APPLIED, APPLIED_TABLE, Migration, migrations
+from penstock.store.ledger_file import LedgerFile
+from penstock.store.ledger_keeper import Problem, serve_parent
+from penstock.store.outbox import Outbox
+
+PORTS = {"http": 8123, "https": 8443}
+ERROR_CHARS_MAX = 300
+LEDGER_WAIT_S = 5.0
+
+_HINTS = (
+    (b"UNKNOWN_TABLE", "penstock clickhouse migrate"),
+    (b"UNKNOWN_DATABASE", "make the database, or set clickhouse.database"),
+    (b"AUTHENTICATION_FAILED", "set clickhouse.user and clickhouse.password"),
+    (b"REQUIRED_PASSWORD", "set clickhouse.user and clickhouse.password"),
+    (b"ACCESS_DENIED", "give clickhouse.user the right to INSERT and SELECT, and to CREATE for migrations"),
+    (b"NOT_ENOUGH_SPACE", "make room on ClickHouse's disk; the rows wait here meanwhile"),
+    (b"TOO_MANY_PARTS", "ClickHouse is behind with merging; the rows wait here meanwhile"),
+)
+
+
+class ClickHouse:
+    """One server.
+
+    Args:
+        config: its `url` is set.
+    """
+
+    def __init__(self, config: ClickHouseConfig) -> None:
+        assert config.url is not None
+        self._config = config
+        url = urlsplit(config.url)
+        self._address = Address(url.hostname or "", url.port or PORTS[url.scheme])
+        self._client = EngineClient()
+        if url.scheme == "https":
+            self._client.reach(self._address, Dialling(tls=ssl.create_default_context()))
+
+    def close(self) -> None:
+        """Closes its connections."""
+        self._client.close()
+
+    async def ask(self, query: str, body: bytes = b"", settings: Mapping[str, str] | None = None) -> bytes:
+        """The answer to a query.
+
+        Args:
+            body: what it inserts.
+
+        Raises:
+            PenstockError: it is out of reach, or refuses.
+        """
+        named = {"database": self._config.database, **(settings or {})}
+        if body:
+            named["query"] = query
+        target = "/?" + "&".join(f"{name}={quote(value, safe='')}" for name, value in named.items())
+        headers = [(b"content-type", b"text/plain; charset=utf-8")]
+        if self._config.user is not None:
+            headers.append((b"x-clickhouse-user", self._config.user.get_secret_value().encode()))
+        if self._config.password is not None:
+            headers.append((b"x-clickhouse-key", self._config.password.get_secret_value().encode()))
+        if body:
+            headers.append((b"content-encoding", b"deflate"))
+        try:
+            reply = await self._client.fetch(
+                self._address,
+                b"POST",
+                target.encode(),
+                headers=headers,
+                body=zlib.compress(body, 1) if body else query.encode(),
+                timeout_s=self._config.timeout_s,
+            )
+        except PenstockError as error:
+            raise PenstockError(
+                f"ClickHouse at {self._config.url} does not answer: {error.message}",
+                code="clickhouse_away",
+                hint="rows wait in the ledger, and are sent once it is back",
+            ) from error
+        if reply.status != 200:
+            raise PenstockError(
+                f"ClickHouse at {self._config.url} says {reply.status}: {_words(reply.body)}",
+                code="clickhouse_refuses",
+                hint=next((hint for mark, hint in _HINTS if mark in reply.body), ""),
+            )
+        return reply.body
+
+    async def pending(self) -> tuple[Migration, ...]:
+        """The migrations that were not applied yet.
+
+        Raises:
+            PenstockError: it is out of reach, or refuses; or its tables are of a newer Penstock.
+        """
+        await self.ask(APPLIED_TABLE)
+        applied = {int(number) for number in (await self.ask(f"{APPLIED} FORMAT TSV")).split()}
+        known = migrations(self._config)
+        newer = applied - {migration.number for migration in known}
+        if newer:
+            raise PenstockError(
+                f"the tables at {self._config.url} are of a newer Penstock (migration {max(newer)})",
+                code="clickhouse_version",
+                hint="update this Penstock, or use another clickhouse.database",
+            )
+        return tuple(migration for migration in known if migration.number not in applied)
+
+    async def apply(self, migration: Migration) -> None:
+        """Applies a migration; one that was cut off amid it can be applied again.
+
+        Raises:
+            PenstockError: it is out of reach, or refuses.
+        """
+        for statement in (*migration.statements, migration.mark):
+            await self.ask(statement)
+
+
+async def _deliver(ledger: Path, config: ClickHouseConfig) -> DeliveryReport:
+    file = LedgerFile(ledger, time.time)
+
+    @contextmanager
+    def outbox() -> Iterator[Outbox | None]:
+        with file.alone(LEDGER_WAIT_S) as alone:
+            if not alone:
+                yield None
+                return
+            with file.writing() as db:
+                yield Outbox(db)
+
+    server = ClickHouse(config)
+    try:
+        delivered = await deliver(outbox, server.ask)
+        return DeliveryReport(delivered.sent, delivered.unsent)
+    except PenstockError as error:
+        with outbox() as box:
+            unsent = box.count() if box is not None else 0
+        return DeliveryReport(unsent=unsent, problem=Problem(error.message, error.hint))
+    finally:
+        server.close()
+
+
+def _words(body: bytes) -> str:
+    return " ".join(body.decode(errors="replace").split())[:ERROR_CHARS_MAX]
+
+
+def main() -> None:
+    """Does what standard input says; never outlives who asked for it."""
+    delivery = msgspec.json.decode(sys.stdin.buffer.read(), type=Delivery)
+    if not serve_parent(delivery.parent):
+        return
+    config = ClickHouseConfig.model_validate(delivery.section)
+    report = asyncio.run(_deliver(Path(sys.argv[1]), config))
+    sys.stdout.buffer.write(msgspec.json.encode(report))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""What a running supervisor can be asked to do: one thing at a time, told as it goes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import traceback
+from collections.abc import Callable, Sequence
+
+from penstock.assembly.engines import Engines, is_started
+from penstock.assembly.reloading import Reloading
+from penstock.assembly.rolling import Rolling, Way
+from penstock.core.config import ModelConfig
+from penstock.core.errors import PenstockError
+from penstock.core.units import format_duration
+from penstock.supervisor.control import Ask, Tell
+from penstock.supervisor.keeper import Keeper
+from penstock.supervisor.loop import Supervisor
+from penstock.telemetry.notify import Notifier
+
+
+class Commands:
+    """Restarts and reloads, for the control socket and SIGHUP.
+
+    Args:
+        say: prints a line for the owner.
+        notifier: tells a service manager of reloads.
+    """
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        rolling: Rolling,
+        reloading: Reloading,
+        engines: Engines,
+        say: Callable[[str], None],
+        notifier: Notifier,
+    ) -> None:
+        self._supervisor = supervisor
+        self._rolling = rolling
+        self._reloading = reloading
+        self._engines = engines
+        self._say = say
+        self._notifier = notifier
+        self._one_at_a_time = asyncio.Lock()
+        self._under_way = ""
+        self._hung_up = asyncio.Event()
+
+    def hang_up(self) -> None:
+        """SIGHUP: a reload, after what is under way."""
+        if self._under_way:
+            self._say(f"SIGHUP: a reload follows once {self._under_way} is over")
+        self._hung_up.set()
+
+    async def follow_hangups(self) -> None:
+        """Reloads at each SIGHUP, until cancelled."""
+        while True:
+            await self._hung_up.wait()
+            async with self._one_at_a_time:
+                self._hung_up.clear()
+                try:
+                    await self._told(Ask("reload"), _nobody)
+                except PenstockError:
+                    continue  # it is said
+
+    async def carry_out(self, ask: Ask, tell: Tell) -> str:
+        """Does what is asked; returns the outcome.
+
+        Raises:
+            PenstockError: it failed, or something else is under way.
+        """
+        if self._one_at_a_time.locked():
+            raise PenstockError(
+                f"{self._under_way or 'a reload'} is under way",
+                code="busy",
+                hint="try again once it is over; Ctrl-C ends a command that still runs",
+            )
+        async with self._one_at_a_time:
+            return await self._told(ask, tell)
+
+    async def _told(self, ask: Ask, tell: Tell) -> str:
+        if ask.command == "restart":
+            what, failed, act = f"restart of {ask.replica or ask.model}", "failed", self._restart
+        else:
+            what, failed, act = "reload", "refused, nothing has changed", self._reload
+
+        def tell_all(about: str, text: str) -> None:
+            self._say(f"{what}: {about}: {text}" if about else f"{what}: {text}")
+            tell(about, text)
+
+        self._under_way = what
+        try:
+            with self._supervisor.changing():
+                outcome = await act(ask, tell_all)
+        except asyncio.CancelledError:
+            self._say(f"{what}: withdrawn")
+            raise
+        except PenstockError as error:
+            self._say(f"{what} {failed}: {error.message}")
+            error.hint = error.hint or "everything is as it was before"
+            raise
+        except Exception as error:  # a bug of ours, for which no engine has to end
+            for line in traceback.format_exc().splitlines():
+                self._say(line)
+            raise PenstockError(
+                f"{what} ended by a bug: {error!r}", hint="the supervisor has said where"
+            ) from error
+        finally:
+            self._under_way = ""
+        self._say(f"{what}: {outcome}")
+        return outcome
+
+    async def _reload(self, ask: Ask, tell: Tell) -> str:
+        with self._notifier.reloading():
+            return await self._reloading.run(
+                in_place=ask.in_place, ready_within_s=ask.ready_within_s, tell=tell
+            )
+
+    async def _restart(self, ask: Ask, tell: Tell) -> str:
+        began_s = time.monotonic()
+        model = self._model(ask.model)
+        old = _named(self._supervisor.keepers(model.name), ask.replica)
+        await self._engines.check_aside(self._reloading.loaded.config.models, lambda one: one is model)
+        if ask.in_place:
+            if len(self._supervisor.keepers(model.name)) == 1:
+                tell(
+                    model.name,
+                    "its only replica is restarted in place: requests get 503 with Retry-After meanwhile",
+                )
+        else:
+            _, why = await self._engines.check_room(model, model, old)
+            if why:
+                tell(model.name, why)
+        if len(old) > 1:
+            tell(model.name, f"{len(old)} replicas, one after another")
+        way = Way(0 if ask.in_place else 1, ask.ready_within_s)
+        await self._rolling.replace(old, model, len(old), way, tell)
+        took = format_duration(time.monotonic() - began_s)
+        return f"{model.name}: {_replicas(len(old))} restarted in {took}"
+
+    def _model(self, name: str) -> ModelConfig:
+        models = self._reloading.models
+        if name not in models:
+            raise PenstockError(
+                f"there is no model {name!r}", code="unknown_model", hint=f"known: {', '.join(models)}"
+            )
+        if not is_started(models[name]):
+            raise PenstockError(
+                f"model {name!r} has engine {models[name].engine}, which Penstock does not start",
+                code="not_started_here",
+                hint="restart it where it runs; `penstock drain REPLICA` takes it out of service before",
+            )
+        return models[name]
+
+
+def _nobody(about: str, text: str) -> None:
+    """Takes what nobody waits for."""
+
+
+def _named(keepers: Sequence[Keeper], name: str) -> list[Keeper]:
+    """The keeper of this replica; all where none is named.
+
+    Raises:
+        PenstockError: there is none of this name.
+    """
+    found = [keeper for keeper in keepers if name in ("", keeper.part.name)]
+    if not found:
+        names = ", ".join(keeper.part.name for keeper in keepers)
+        raise PenstockError(
+            f"there is no replica {name!r}", code="unknown_replica", hint=f"its replicas: {names}"
+        )
+    return found
+
+
+def _replicas(count: int) -> str:
+    return "1 replica" if count == 1 else f"{count} replicas"

@@ -1,0 +1,89 @@
+"""When rows are sent to ClickHouse, and what is told of it: at once while it takes them, ever more rarely while not."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import msgspec
+
+from penstock.core.config import ClickHouseConfig
+from penstock.store.ledger_keeper import Problem, run_for_parent
+from penstock.telemetry.logs import Logger
+
+# Not imported: it brings SQLite along, which the gateway's own process does without.
+PROCESS = "penstock.assembly.clickhouse"
+# After the first failure; then twice as long each time.
+WAIT_S = 15.0
+WAIT_S_MAX = 600.0
+
+
+class Delivering:
+    """Delivers the ledger of this home."""
+
+    def __init__(self, ledger: Path, config: ClickHouseConfig, log: Logger) -> None:
+        self._ledger = ledger
+        self._config = config
+        self._log = log
+        self._not_before_s = 0.0
+        self._wait_s = 0.0
+        self.failing = False
+        self.sent_rows = 0
+        self.unsent_rows = 0
+
+    async def tend(self, now_s: float) -> None:
+        """Sends what there is to send, unless it failed a moment ago.
+
+        Args:
+            now_s: monotonic seconds.
+        """
+        if now_s < self._not_before_s:
+            return
+        report = await deliver_apart(self._ledger, self._config)
+        self.sent_rows += report.sent
+        self.unsent_rows = report.unsent
+        if report.problem is None:
+            if self.failing:
+                self._log.info("ClickHouse takes rows again")
+            self.failing, self._wait_s = False, 0.0
+            return
+        if not self.failing:
+            self._log.error(report.problem.message, hint=report.problem.hint)
+        self.failing = True
+        self._wait_s = min(max(WAIT_S, 2 * self._wait_s), WAIT_S_MAX)
+        self._not_before_s = now_s + self._wait_s
+
+
+class Delivery(msgspec.Struct, frozen=True):
+    """What the process needs to know: `section` is the configuration's, `parent` the process for which it works."""
+
+    section: dict[str, str | float]
+    parent: int
+
+
+class DeliveryReport(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What came of it: rows that were sent, and rows that wait."""
+
+    sent: int = 0
+    unsent: int = 0
+    problem: Problem | None = None
+
+
+async def deliver_apart(ledger: Path, config: ClickHouseConfig) -> DeliveryReport:
+    """Delivers the ledger's rows in a process of its own, which is ended where this is cancelled."""
+    section: dict[str, str | float] = {
+        "url": config.url or "",
+        "database": config.database,
+        "timeout": config.timeout_s,
+        **({"user": config.user.get_secret_value()} if config.user else {}),
+        **({"password": config.password.get_secret_value()} if config.password else {}),
+    }
+    told = msgspec.json.encode(Delivery(section, os.getpid()))
+    command = (sys.executable, "-P", "-m", PROCESS, str(ledger))
+    said, trouble = await run_for_parent(command, told)
+    try:
+        return msgspec.json.decode(said, type=DeliveryReport)
+    except msgspec.DecodeError:
+        problem = Problem(f"rows were not sent to ClickHouse: {trouble}", "they wait in the ledger")
+        return DeliveryReport(problem=problem)

@@ -1,0 +1,154 @@
+"""How this process starts engines: what is checked before, who else may, and with which environment."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+
+from penstock.assembly.premises import Premises
+from penstock.core.config import ModelConfig
+from penstock.core.config_sources import Loaded
+from penstock.core.errors import PenstockError
+from penstock.engines.catalog import SPECS
+from penstock.engines.client import EngineClient
+from penstock.policy.restart import RestartLimits
+from penstock.store.home import Home
+from penstock.store.runtime import Holder, Lock, Registry
+from penstock.supervisor.fit import check_fit
+from penstock.supervisor.keeper import Keeper
+from penstock.supervisor.loop import ModelKeepers
+from penstock.supervisor.parts import ReplicaPart
+from penstock.supervisor.preflight import check_models
+from penstock.supervisor.room import room_beside
+from penstock.telemetry.gpu import detect
+
+REPLICA_LIMITS = RestartLimits()
+# A driver may hang.
+MACHINE_ANSWERS_WITHIN_S = 10.0
+
+
+class Engines:
+    """Starts the replicas of models.
+
+    Args:
+        environ: of this process; what is left of it after the configuration goes to the engines.
+        say: prints a line for the owner.
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        home: Home,
+        environ: Mapping[str, str],
+        client: EngineClient,
+        say: Callable[[str], None],
+    ) -> None:
+        self.registry = Registry(home.replicas)
+        self.premises = Premises(home, environ, loaded.config.models, say)
+        self._home = home
+        self._environ = environ
+        self._client = client
+        self.adopt(loaded)
+
+    def adopt(self, loaded: Loaded) -> None:
+        """Starts engines by this configuration from now on."""
+        tokens = {name: secret.get_secret_value() for name, secret in loaded.engine_environ.items()}
+        self._around = self.premises.around({**tokens, **self._environ})
+        self._drain_s = loaded.config.gateway.drain_timeout_s
+        self.premises.gpus.name(loaded.config.models)
+
+    def check(
+        self, models: Sequence[ModelConfig], only: Callable[[ModelConfig], bool] = lambda _: True
+    ) -> None:
+        """Looks for what stands in the way of starting these models, before anything is started.
+
+        Args:
+            only: which of them are to be started.
+
+        Raises:
+            PenstockError: what is wrong, a line each.
+        """
+        check_models(models, SPECS, only)
+        check_fit(models, lambda: detect(os.environ), only)
+        self.premises.check_gpus(models)
+
+    async def check_aside(self, models: Sequence[ModelConfig], only: Callable[[ModelConfig], bool]) -> None:
+        """As `check`, while everything goes on."""
+        await asyncio.to_thread(self.check, models, only)
+
+    async def check_room(
+        self, before: ModelConfig, after: ModelConfig, keepers: Sequence[Keeper]
+    ) -> tuple[int, str]:
+        """How many replicas of `after` can be started beside those of `before`, at least one; and why.
+
+        Args:
+            keepers: of the replicas of `before`.
+
+        Raises:
+            PenstockError: there is no room for one.
+        """
+        pids = [keeper.pid for keeper in keepers if keeper.pid is not None]
+        try:
+            async with asyncio.timeout(MACHINE_ANSWERS_WITHIN_S):
+                room = await asyncio.to_thread(room_beside, before, after, pids, self.premises.machine)
+        except TimeoutError:  # a start that fails leaves the old ones as they are
+            return 1, ""
+        if room.replicas == 0:
+            raise PenstockError(
+                f"there is no room for another replica of {after.name} beside those that run: {room.why}",
+                code="no_room",
+                hint="--in-place stops each replica before the one that takes its place is started"
+                + (": requests get 503 with Retry-After meanwhile" if len(keepers) == 1 else ""),
+            )
+        return room.replicas or 1, room.why
+
+    @contextmanager
+    def locked(self, models: Sequence[ModelConfig], holder: Holder) -> Iterator[None]:
+        """Makes this process the only one that runs these models here, and forgets what earlier ones left.
+
+        Raises:
+            PenstockError: another process runs one.
+        """
+        with ExitStack() as stack:
+            for model in models:
+                lock = Lock(
+                    self._home.engine_lock(model.name),
+                    f"the engine of {model.name}",
+                    "stop that process first",
+                )
+                lock.acquire(holder)
+                stack.callback(lock.release)
+                self.registry.clear(model.name)
+                self.premises.end_left(model.name)
+            yield
+
+    def all_keepers(self, models: Sequence[ModelConfig]) -> tuple[ModelKeepers, ...]:
+        """Of the replicas of all models that are started here."""
+        return tuple(
+            ModelKeepers(model.name, tuple(self.keepers(model, range(model.replicas))))
+            for model in models
+            if is_started(model)
+        )
+
+    def keepers(self, model: ModelConfig, numbers: Iterable[int]) -> Iterator[Keeper]:
+        """Of the replicas of a model with these numbers."""
+        for number in numbers:
+            part = ReplicaPart(
+                model,
+                SPECS[model.engine],
+                number,
+                self.registry,
+                self._client,
+                time.time,
+                self._drain_s,
+                self.premises.gpus,
+            )
+            yield Keeper(part, self._home.log(part.name), REPLICA_LIMITS, self._around)
+
+
+def is_started(model: ModelConfig) -> bool:
+    """Whether Penstock starts its engine."""
+    return SPECS[model.engine].launch is not None

@@ -1,0 +1,256 @@
+"""The ledger's rows come to a real ClickHouse, each once, whatever goes wrong on the way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from penstock.assembly.clickhouse import ClickHouse
+from penstock.assembly.delivering import DeliveryReport, deliver_apart
+from penstock.core.config import ClickHouseConfig
+from penstock.core.errors import PenstockError
+from penstock.core.record import Outcome
+from penstock.store.ledger import Ledger
+from tests.clickhouse import ClickHouseServer, clickhouse
+from tests.e2e.processes import ready_gateway, remote, sim_engine, wait_until
+from tests.store.journals import NOON, begin_line, end_line, put, record, write
+
+KEPT = {
+    f"{what}_keep": "3650d" for what in ("requests", "minutes", "usage", "traces", "logs", "metrics")
+}  # the tests' day may be past
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseServer]:
+    with clickhouse(tmp_path_factory.mktemp("clickhouse")) as server:
+        asyncio.run(migrate(config(server)))
+        yield server
+
+
+@pytest.fixture
+def server(shared: ClickHouseServer) -> ClickHouseServer:
+    """The server, empty and in good health."""
+    for (name,) in shared.query(
+        "SELECT name FROM system.tables WHERE engine LIKE '%MergeTree' AND database = 'default'"
+    ):
+        if name != "penstock_migrations":
+            shared.run(f"TRUNCATE TABLE {name}")
+    shared.refuse, shared.lose_answers, shared.inserts = [], 0, 0
+    return shared
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+def config(server: ClickHouseServer, **settings: object) -> ClickHouseConfig:
+    return ClickHouseConfig.model_validate({"url": server.url, **KEPT, **settings})
+
+
+async def migrate(settings: ClickHouseConfig) -> int:
+    server = ClickHouse(settings)
+    try:
+        pending = await server.pending()
+        for migration in pending:
+            await server.apply(migration)
+        return len(pending)
+    finally:
+        server.close()
+
+
+def ingest(home: Path) -> None:
+    Ledger(home / "usage.sqlite", home / "journal", lambda: NOON, outbox=True).ingest()
+
+
+def deliver(home: Path, server: ClickHouseServer) -> DeliveryReport:
+    return asyncio.run(deliver_apart(home / "usage.sqlite", config(server)))
+
+
+def counted(server: ClickHouseServer) -> tuple[int, int, int]:
+    """Requests by their rows, by day, and by minute."""
+    tables = (
+        "sum(sign) FROM llm_requests",
+        "sum(requests) FROM llm_usage_daily",
+        "sum(requests) FROM llm_minutes",
+    )
+    one, two, three = (int(server.query(f"SELECT {table}")[0][0]) for table in tables)
+    return one, two, three
+
+
+def test_migrations_are_applied_once(server: ClickHouseServer) -> None:
+    assert asyncio.run(migrate(config(server))) == 0
+    assert {"llm_requests", "llm_usage_daily", "otel_traces", "otel_logs", "otel_metrics_histogram"} <= {
+        name for (name,) in server.query("SHOW TABLES")
+    }
+
+
+def test_tables_of_a_newer_penstock_are_left_alone(server: ClickHouseServer) -> None:
+    server.run("INSERT INTO penstock_migrations (number, name) VALUES (999, 'later')")
+    try:
+        with pytest.raises(PenstockError, match="newer Penstock"):
+            asyncio.run(migrate(config(server)))
+    finally:
+        server.run("ALTER TABLE penstock_migrations DELETE WHERE number = 999 SETTINGS mutations_sync = 2")
+
+
+def test_rows_and_their_sums_arrive(server: ClickHouseServer, home: Path) -> None:
+    write(home / "journal", record("r0"), record("r1", tenant="ads", outcome=Outcome.INTERRUPTED))
+    ingest(home)
+    report = deliver(home, server)
+
+    assert report.problem is None
+    assert (report.sent, report.unsent) == (2, 0)
+    rows = server.query(
+        "SELECT request_id, tenant, prompt_tokens, cost_nano_usd, attempts FROM llm_requests ORDER BY 1"
+    )
+    assert rows == [["r0", "search", "100", "27000", "1"], ["r1", "ads", "100", "27000", "1"]]
+    sums = "tenant, sum(requests), sum(interrupted), sum(cost_nano_usd)"
+    assert server.query(f"SELECT {sums} FROM llm_usage_daily GROUP BY tenant ORDER BY tenant") == [
+        ["ads", "1", "1", "27000"],
+        ["search", "1", "0", "27000"],
+    ]
+
+
+@pytest.mark.parametrize("trouble", ["refused", "answer lost"])
+def test_a_batch_that_goes_again_counts_once(server: ClickHouseServer, home: Path, trouble: str) -> None:
+    write(home / "journal", record("r0"), record("r1"))
+    ingest(home)
+    if trouble == "refused":
+        server.refuse = ["Code: 252. DB::Exception: Too many parts. (TOO_MANY_PARTS)"]
+    else:
+        server.lose_answers = 10
+    first = deliver(home, server)
+    server.lose_answers = 0
+    write(home / "journal", record("r2"))
+    ingest(home)
+    second = deliver(home, server)
+
+    assert first.problem is not None
+    assert second.problem is None
+    assert server.inserts >= 2
+    assert counted(server) == (3, 3, 3)
+
+
+def test_a_ledger_that_was_made_again_sends_nothing_twice(server: ClickHouseServer, home: Path) -> None:
+    write(home / "journal", record("r0"), record("r1"))
+    ingest(home)
+    deliver(home, server)
+    for path in home.glob("usage.sqlite*"):
+        path.unlink()
+    write(home / "journal", record("r2"))
+    ingest(home)
+    deliver(home, server)
+
+    assert counted(server) == (3, 3, 3)
+
+
+def test_a_row_that_is_taken_back_is_taken_back_there(server: ClickHouseServer, home: Path) -> None:
+    put(home / "journal", "1-1-1.jsonl", begin_line("e1"))
+    ingest(home)
+    deliver(home, server)
+    put(home / "journal", "2-2-1.jsonl", end_line("e1", completion_tokens=7))
+    ingest(home)
+    deliver(home, server)
+
+    assert counted(server) == (1, 1, 1)
+    assert server.query("SELECT outcome, completion_tokens FROM llm_requests FINAL") == [["complete", "7"]]
+    assert server.query("SELECT sum(interrupted) FROM llm_usage_daily") == [["0"]]
+
+
+def test_a_server_that_is_away_loses_nothing(server: ClickHouseServer, home: Path) -> None:
+    write(home / "journal", record("r0"))
+    ingest(home)
+    away = ClickHouseConfig.model_validate({"url": "http://127.0.0.1:9", "timeout": "1s"})
+    report = asyncio.run(deliver_apart(home / "usage.sqlite", away))
+
+    assert report.problem is not None
+    assert "does not answer" in report.problem.message
+    deliver(home, server)
+    assert counted(server) == (1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [
+        ("Code: 60. DB::Exception: Table default.llm_requests does not exist. (UNKNOWN_TABLE)", "migrate"),
+        ("Code: 243. DB::Exception: Cannot reserve 1 MiB. (NOT_ENOUGH_SPACE)", "make room"),
+    ],
+)
+def test_a_refusal_says_what_to_do(server: ClickHouseServer, home: Path, said: str, hint: str) -> None:
+    write(home / "journal", record("r0"))
+    ingest(home)
+    server.refuse = [said]
+    report = deliver(home, server)
+
+    assert report.problem is not None
+    assert said[:40] in report.problem.message
+    assert hint in report.problem.hint
+
+
+def test_a_password_is_given_and_not_shown(server: ClickHouseServer, home: Path) -> None:
+    write(home / "journal", record("r0"))
+    ingest(home)
+    server.password = "its-password"
+    try:
+        refused = deliver(home, server)
+        settings = config(server, user="penstock", password="its-password")
+        taken = asyncio.run(deliver_apart(home / "usage.sqlite", settings))
+    finally:
+        server.password = ""
+
+    assert refused.problem is not None
+    assert "clickhouse.password" in refused.problem.hint
+    assert taken.problem is None
+    assert "its-password" not in repr(settings)
+
+
+def test_percentiles_over_minutes_are_those_of_the_requests(server: ClickHouseServer, home: Path) -> None:
+    lines = [end_line(f"e{number}", ttft_s=number / 100, stream=True) for number in range(1, 101)]
+    put(home / "journal", "1-1-1.jsonl", *lines)
+    ingest(home)
+    deliver(home, server)
+    (row,) = server.query(
+        "SELECT arrayJoin(quantilesTDigestMerge(0.5, 0.95, 0.99)(ttft_s)) FROM llm_minutes LIMIT 1"
+    )
+
+    assert float(row[0]) == pytest.approx(0.5, abs=0.02)
+
+
+def test_what_a_gateway_served_comes_there_by_itself(server: ClickHouseServer, home: Path) -> None:
+    toml = f'[clickhouse]\nurl = "{server.url}"\n'
+    with sim_engine(home, "--model", "m") as sim, ready_gateway(home, remote("m", sim) + toml) as front:
+        reply = front.ask("hello", "m", stream=True)
+        assert reply.status == 200
+
+        wait_until(lambda: counted(server)[0] == 1, "the row")
+
+        row = server.query("SELECT model, status, stream, ttft_s > 0, tpot_s > 0, route FROM llm_requests")
+        assert row == [["m", "200", "true", "1", "1", "/v1/chat/completions"]]
+        page = front.admin("/metrics").body.decode()
+        assert "penstock_clickhouse_failing 0.0" in page
+        assert (
+            front.penstock("clickhouse", "status").stdout == "Migrations: all applied. Rows that wait: 0.\n"
+        )
+
+
+def test_spans_logs_and_metrics_fit_their_tables(server: ClickHouseServer) -> None:
+    span = (
+        "Timestamp, TraceId, SpanId, ParentSpanId, TraceState, SpanName, SpanKind, ServiceName, ResourceAttributes, "
+        "ScopeName, ScopeVersion, SpanAttributes, Duration, StatusCode, StatusMessage"
+    )
+    server.run(
+        f"INSERT INTO otel_traces ({span}) VALUES (now64(9), 'aa', 'bb', '', '', 'chat m', 'Server', 'gateway', {{}}, "
+        "'', '', {'gen_ai.request.model': 'm', 'penstock.request_id': 'req_1'}, 5, 'Unset', '')"
+    )
+
+    assert server.query("SELECT Model, RequestId FROM otel_traces") == [["m", "req_1"]]
+    assert server.query("SELECT TraceId FROM otel_traces_trace_id_ts") == [["aa"]]
+    kinds = ("gauge", "sum", "histogram", "exponential_histogram", "summary")
+    for kind in kinds:
+        server.run(f"INSERT INTO otel_metrics_{kind} (MetricName, TimeUnix) VALUES ('m', now64(9))")
+    server.run("INSERT INTO otel_logs (Timestamp, Body) VALUES (now64(9), 'the body')")
+    assert server.query("SELECT Body FROM otel_logs WHERE hasToken(Body, 'body')") == [["the body"]]

@@ -1,0 +1,115 @@
+"""What is to be sent of a ledger: each row once, in batches that stay the same until they have arrived."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from penstock.store.ledger import Ledger
+from penstock.store.outbox import Outbox
+from tests.store.journals import NOON, begin_line, end_line, put, record, write
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+def ledger(home: Path, *, outbox: bool | None = True) -> Ledger:
+    return Ledger(home / "usage.sqlite", home / "journal", lambda: NOON, outbox=outbox)
+
+
+def box(home: Path) -> Outbox:
+    return Outbox(sqlite3.connect(home / "usage.sqlite", isolation_level=None))
+
+
+def ids(home: Path, rows_max: int = 100) -> list[tuple[str, int]]:
+    """Takes the next batch as sent."""
+    outbox = box(home)
+    batch = outbox.next_batch(rows_max)
+    outbox.sent()
+    return [(row["request_id"], row["sign"]) for row in batch.rows] if batch else []
+
+
+def test_rows_leave_in_their_order_and_once(home: Path) -> None:
+    write(home / "journal", *(record(f"r{number}") for number in range(5)))
+    ledger(home).ingest()
+    write(home / "journal", record("r5"))
+    ledger(home).ingest()
+
+    assert box(home).count() == 6
+    assert ids(home, 4) == [("r0", 1), ("r1", 1), ("r2", 1), ("r3", 1)]
+    assert ids(home, 4) == [("r4", 1), ("r5", 1)]
+    assert ids(home, 4) == []
+
+
+def test_a_batch_that_was_not_sent_comes_again_as_it_was(home: Path) -> None:
+    write(home / "journal", record("r0"))
+    ledger(home).ingest()
+    first = box(home).next_batch(10)
+    write(home / "journal", record("r1"))
+    ledger(home).ingest()
+
+    assert box(home).next_batch(10) == first
+    box(home).sent()
+    second = box(home).next_batch(10)
+
+    assert first is not None
+    assert second is not None
+    assert first.id != second.id
+    assert [row["request_id"] for row in second.rows] == ["r1"]
+
+
+def test_what_was_there_before_may_have_been_sent_and_what_comes_was_not(home: Path) -> None:
+    write(home / "journal", record("r0"))
+    ledger(home, outbox=None).ingest()
+    ledger(home).ingest()
+    write(home / "journal", record("r1"))
+    ledger(home).ingest()
+    old = box(home).next_batch(1)
+    box(home).sent()
+    new = box(home).next_batch(1)
+
+    assert old is not None
+    assert new is not None
+    assert (old.old, new.old) == (True, False)
+
+
+@pytest.mark.parametrize(("sent_before", "expected"), [(True, [-1, 1]), (False, [1])])
+def test_a_row_that_is_taken_back_is_taken_back_where_it_was_sent_too(
+    home: Path, sent_before: bool, expected: list[int]
+) -> None:
+    put(home / "journal", "1-1-1.jsonl", begin_line("e1"))
+    ledger(home).ingest()  # its writer is gone: it counts as cut off
+    if sent_before:
+        assert ids(home) == [("req-e1", 1)]
+    put(home / "journal", "2-2-1.jsonl", end_line("e1"))
+    ledger(home).ingest()
+
+    assert [sign for _, sign in ids(home)] == expected
+
+
+def test_times_are_told_so_that_anybody_can_read_them(home: Path) -> None:
+    write(home / "journal", record("r0"))
+    ledger(home).ingest()
+    batch = box(home).next_batch(1)
+
+    assert batch is not None
+    (row,) = batch.rows
+    assert row["started_at"] == row["ended_at"] == "2026-11-30 12:00:00.000000"
+    assert row["duration_s"] == 0.0
+
+
+def test_nothing_is_noted_where_nothing_is_to_be_sent(home: Path) -> None:
+    write(home / "journal", record("r0"))
+    ledger(home).ingest()
+    ledger(home, outbox=False).ingest()
+
+    assert box(home).count() == 0
+    assert box(home).next_batch(1) is None
+
+    ledger(home).ingest()
+
+    assert ids(home) == [("r0", 1)]
