@@ -40,20 +40,17 @@ PATH="$PATH:/usr/sbin:/sbin" debootstrap --variant=minbase \
 tar -C "$folder/rootfs" -c . | in_podman import - "$image:bare" >/dev/null
 rm -rf "$folder/rootfs"
 
-# What the host's pip goes by is mounted for this one run, and is not in the image.
-set -- -v /etc/ssl/certs:/etc/ssl/certs:ro -e 'PIP_*' -e SSL_CERT_FILE -e HTTPS_PROXY -e HTTP_PROXY -e NO_PROXY
-for path in /etc/pip.conf /etc/xdg/pip "$HOME/.config/pip"; do
+# What the host's pip goes by is there for this one command, and is not in the image.
+for path in /etc/ssl/certs /etc/pip.conf /etc/xdg/pip "$HOME/.config/pip"; do
     [ ! -e "$path" ] || set -- "$@" -v "$path:$path:ro"
 done
+shift
 # Limits of its own: a host may not allow those that podman asks for.
 container=$(in_podman run -d --network host --ulimit nofile=4096:4096 --ulimit nproc=4096:4096 "$@" \
-    -v "$requirements:/requirements.txt:ro" "$image:bare" \
-    sh -c 'python3 -m venv /opt/penstock && /opt/penstock/bin/pip install -q --require-hashes -r /requirements.txt')
-[ "$(in_podman wait "$container")" = 0 ] || {
-    in_podman logs "$container" >&2
-    in_podman rm "$container" >/dev/null
+    -v "$requirements:/requirements.txt:ro" "$image:bare" sleep infinity)
+trap 'in_podman rm -f "$container" >/dev/null' EXIT
+in_podman exec -e 'PIP_*' -e SSL_CERT_FILE -e HTTPS_PROXY -e HTTP_PROXY -e NO_PROXY "$container" \
+    sh -c 'python3 -m venv /opt/penstock && /opt/penstock/bin/pip install -q --require-hashes -r /requirements.txt' ||
     fail "installing the dependencies failed; the lines above say why" "pip needs a package index"
-}
-in_podman commit -q --change 'CMD ["/sbin/init"]' --change 'ENV PIP_CERT=' "$container" "$image:bookworm" >/dev/null
-in_podman rm "$container" >/dev/null
+in_podman commit -q --change 'CMD ["/sbin/init"]' "$container" "$image:bookworm" >/dev/null
 touch "$stamp"

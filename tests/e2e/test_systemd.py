@@ -226,12 +226,17 @@ def setting(machine: Machine, *lines: str) -> Iterator[None]:
 @contextmanager
 def open_stream(machine: Machine) -> Iterator[subprocess.Popen[str]]:
     """A long answer of the demo model, whose first event has come."""
-    body = {**BODY, "stream": True, "max_tokens": 6000, "ignore_eos": True}
-    with subprocess.Popen(
-        machine.curl("/v1/chat/completions", body), stdout=subprocess.PIPE, text=True
-    ) as stream:
+    with subprocess.Popen(machine.curl(CHAT, LONG), stdout=subprocess.PIPE, text=True) as stream:
         assert stream.stdout is not None
         assert stream.stdout.readline().startswith("data: ")
+        yield stream
+
+
+@contextmanager
+def in_line(machine: Machine) -> Iterator[subprocess.Popen[str]]:
+    """Another one, that waits for the first to end."""
+    with subprocess.Popen(machine.curl(CHAT, LONG), stdout=subprocess.PIPE, text=True) as stream:
+        wait_until(lambda: machine.queue_length() == 1, "it to wait in line", PATIENCE_S)
         yield stream
 
 
