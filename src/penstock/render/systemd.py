@@ -185,21 +185,19 @@ class _Unit:
         yield f"User={_value(site.user)}"
         yield "UMask=0077"
         yield "Slice=penstock.slice"
-        if self._part is not Part.EXPORTER:
-            yield "StateDirectory=penstock"
-            yield "StateDirectoryMode=0700"
-            yield "CacheDirectory=penstock"
-            yield "CacheDirectoryMode=0700"
-            yield "Environment=PENSTOCK_HOME=%S/penstock HOME=%S/penstock XDG_CACHE_HOME=%C/penstock"
+        yield "StateDirectory=penstock"
+        yield "StateDirectoryMode=0700"
+        yield "CacheDirectory=penstock"
+        yield "CacheDirectoryMode=0700"
+        yield "Environment=PENSTOCK_HOME=%S/penstock HOME=%S/penstock XDG_CACHE_HOME=%C/penstock"
         if self._has_engines and site.vllm_venv:
             yield f"Environment={_quoted(f'PENSTOCK_VLLM_VENV={site.vllm_venv}', dollar='$')}"
         yield f"WorkingDirectory={_value(str(site.config.parent)) if site.config else '%S/penstock'}"
         if site.config:
             yield "# For what is no secret: HF_ENDPOINT, HTTPS_PROXY."
             yield f"EnvironmentFile=-{_value(str(site.config.parent / 'environment'))}"
-        if self._part is not Part.EXPORTER:
-            yield f"# Keys and tokens: NAME=value lines in /etc/credstore/{CREDENTIAL}, which root alone can read."
-            yield f"LoadCredential={CREDENTIAL}"
+        yield f"# Keys and tokens: NAME=value lines in /etc/credstore/{CREDENTIAL}, which root alone can read."
+        yield f"LoadCredential={CREDENTIAL}"
 
     def _resources(self) -> Iterator[str]:
         yield ""
