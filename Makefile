@@ -22,7 +22,7 @@ INSTALL_FAILED = { echo "error: installing failed; the lines above say why" >&2;
 	echo "hint: pip needs a package index; set PIP_INDEX_URL where yours is not the usual one" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up stop status test test-vllm test-systemd test-simulation soak bench-gateway loadtest benchmark check fmt lock clean python
+.PHONY: help setup up stop status test test-vllm test-systemd test-simulation soak bench-gateway monitoring loadtest benchmark check fmt lock clean python
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ soak: $(DEV)  ## run a gateway under load and faults for MINUTES=15, and see tha
 bench-gateway: $(DEV)  ## compare the gateway with nginx, in about a minute
 	@tools/install_test_packages.sh
 	$(BIN)/python -m benchmarks.gateway --quick
+
+monitoring: $(RUNTIME)  ## run Prometheus (:9090) and Alertmanager (:9093) until Ctrl-C
+	@$(BIN)/python tools/monitoring.py
 
 loadtest: $(RUNTIME)  ## put the running gateway under load; CONCURRENCY=32 DURATION=120
 	@mkdir -p $(LOADTESTS)

@@ -5,76 +5,54 @@ from __future__ import annotations
 import asyncio
 import re
 import resource
-from collections.abc import Callable
 from datetime import datetime
 from itertools import count
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from penstock.bench.beside.energy import Price, cost, energy_j
-from penstock.bench.beside.gpu import NoGpuError, Nvml, local_gpus
+from penstock.bench.beside.gpu import WANTED, GpuReading, Gpus, local_gpus
 from penstock.bench.beside.gpu_log import HEADER
 from penstock.bench.beside.power import GpuLogError, Power, PowerReadings
+from penstock.telemetry.fake_nvml import FakeGpu, FakeMachine, FakeNvml
+from penstock.telemetry.gpu_driver import Driver
+from penstock.telemetry.nvml import NoGpuError
 
 MIB = 1024 * 1024
 
 
-class FakeNvml:
-    """What `pynvml` offers, of GPUs that draw 300 W; `lacks` names the functions that they do not support."""
+def gpu(*lacks: str) -> FakeGpu:
+    """One at work that does not support the functions `lacks`."""
+    return FakeGpu(
+        errors={f"nvmlDeviceGet{name}": "NVML_ERROR_NOT_SUPPORTED" for name in lacks},
+        utilization_percent=97,
+        memory_utilization_percent=41,
+        used_mib=70000,
+        temperature_c=54,
+        power_w=300.25,
+        sm_clock_mhz=1980,
+        energy_j=5000.0,
+    )
 
-    NVML_TEMPERATURE_GPU, NVML_CLOCK_SM, NVML_CLOCK_MEM = 0, 1, 2
-    nvmlMemory_v2 = 0x2000028  # noqa: N815 - its name there
 
-    class NVMLError(Exception):
-        """As there."""
+def machine(*gpus: FakeGpu, error: str = "") -> FakeNvml:
+    return FakeNvml(FakeMachine(gpus=list(gpus), error=error))
 
-    def __init__(self, gpus: int = 1, lacks: str = "", broken: str = "") -> None:
-        self.gpus, self.lacks, self.broken = gpus, lacks, broken
-        self.energy = count(5_000_000, 150_000)  # 150 J for each reading
-        self.closed = 0
 
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        if not name.startswith("nvml"):
-            raise AttributeError(name)
-        what = name.removeprefix("nvml").removeprefix("DeviceGet").removeprefix("Device")
-
-        def call(*arguments: Any, **named: Any) -> Any:
-            if what in (*self.lacks.split(), self.broken) and not (what == "MemoryInfo" and not named):
-                raise self.NVMLError("Not Supported")
-            return self.answer(what, *arguments)
-
-        return call
-
-    def answer(self, what: str, *arguments: Any) -> Any:
-        if what == "Shutdown":
-            self.closed += 1
-        return {
-            "Init": None,
-            "Shutdown": None,
-            "Count": self.gpus,
-            "HandleByIndex": arguments[0] if arguments else None,
-            "Name": "NVIDIA H100 80GB HBM3",
-            "UtilizationRates": SimpleNamespace(gpu=97, memory=41),
-            "MemoryInfo": SimpleNamespace(used=70000 * MIB, total=81559 * MIB),
-            "Temperature": 54,
-            "PowerUsage": 300_250,
-            "ClockInfo": 1980 if arguments[1:] == (self.NVML_CLOCK_SM,) else 2619,
-            "TotalEnergyConsumption": next(self.energy) if what == "TotalEnergyConsumption" else None,
-        }[what]
+def opened(library: FakeNvml) -> Gpus:
+    return Gpus(Driver(lambda: 0.0, lambda: library, WANTED))
 
 
 def measured(
-    library: Any, log: Path | None = None, ticks: int = 3, ends_s: float | None = None
+    library: FakeNvml, log: Path | None = None, ticks: int = 3, ends_s: float | None = None
 ) -> PowerReadings:
     """What is read of these GPUs until the log, or the clock, has seen so many readings."""
     clock = count()
 
     async def work() -> PowerReadings:
         power = Power(
-            lambda: Nvml(library),
+            lambda: opened(library),
             log=log,
             every_s=0.005,
             now_s=lambda: next(clock) / 200,
@@ -90,7 +68,7 @@ def measured(
 
 
 def test_every_member_of_a_gpu_is_read() -> None:
-    (reading,) = Nvml(FakeNvml()).read()
+    (reading,) = opened(machine(gpu())).read()
 
     assert (reading.utilization_percent, reading.memory_utilization_percent) == (97.0, 41.0)
     assert (reading.memory_used_mib, reading.memory_total_mib) == (70000.0, 81559.0)
@@ -109,24 +87,31 @@ def test_every_member_of_a_gpu_is_read() -> None:
     ],
 )
 def test_what_a_gpu_does_not_support_is_absent_and_the_rest_is_read(lacks: str, member: str) -> None:
-    (reading,) = Nvml(FakeNvml(lacks=lacks)).read()
+    (reading,) = opened(machine(gpu(lacks))).read()
 
     assert getattr(reading, member) is None
     assert reading.memory_total_mib == 81559.0
 
 
-def test_an_old_library_without_the_second_account_of_memory_is_read_by_the_first() -> None:
-    (reading,) = Nvml(FakeNvml(lacks="MemoryInfo")).read()
+def test_a_gpu_that_is_lost_amid_a_load_tells_nothing_and_the_others_go_on() -> None:
+    library = machine(gpu(), gpu())
+    gpus = opened(library)
 
-    assert reading.memory_used_mib == 70000.0
+    library.machine.gpus[0].lost = True
+    lost, other = gpus.read()
+
+    assert lost == GpuReading()
+    assert other.power_w == 300.25
+    library.machine.error = "NVML_ERROR_DRIVER_NOT_LOADED"
+    assert gpus.read() == [GpuReading(), GpuReading()]
 
 
 @pytest.mark.parametrize(
     ("library", "said"),
     [
-        (FakeNvml(broken="Init"), "Not Supported"),
-        (FakeNvml(broken="Count"), "Not"),
-        (FakeNvml(gpus=0), "no GPU"),
+        (machine(error="NVML_ERROR_NOT_SUPPORTED"), "Not Supported"),
+        (machine(gpu(), error="NVML_ERROR_UNKNOWN"), "Unknown Error"),
+        (machine(), "no GPU"),
     ],
 )
 def test_a_machine_without_a_gpu_is_read_as_none_with_its_reason(
@@ -148,7 +133,7 @@ def test_the_real_library_says_what_is_wrong_where_there_is_no_driver() -> None:
         assert gpus.read()[0].memory_total_mib
         gpus.close()
     else:
-        with pytest.raises(NoGpuError, match="NVML") as caught:
+        with pytest.raises(NoGpuError, match="no NVIDIA driver") as caught:
             local_gpus()
         assert caught.value.hint
 
@@ -156,7 +141,7 @@ def test_the_real_library_says_what_is_wrong_where_there_is_no_driver() -> None:
 def test_the_log_is_what_nvidia_smi_would_write(tmp_path: Path) -> None:
     log = tmp_path / "gpu.csv"
 
-    measured(FakeNvml(gpus=2, lacks="PowerUsage"), log)
+    measured(machine(gpu("PowerUsage"), gpu("PowerUsage")), log)
 
     header, *rows = log.read_text().splitlines()
     assert header == (
@@ -170,19 +155,19 @@ def test_the_log_is_what_nvidia_smi_would_write(tmp_path: Path) -> None:
 def test_the_log_has_the_power_in_watts(tmp_path: Path) -> None:
     log = tmp_path / "gpu.csv"
 
-    measured(FakeNvml(), log)
+    measured(machine(gpu()), log)
 
     assert log.read_text().splitlines()[1].endswith(", 54, 300.25 W")
 
 
 def test_a_log_that_cannot_be_opened_is_an_error_before_the_load(tmp_path: Path) -> None:
     with pytest.raises(GpuLogError, match=re.escape(str(tmp_path))):
-        measured(FakeNvml(), tmp_path / "absent" / "gpu.csv")
+        measured(machine(gpu()), tmp_path / "absent" / "gpu.csv")
 
 
 def test_a_full_disk_is_an_error_before_the_load() -> None:
     with pytest.raises(GpuLogError, match="No space left"):
-        measured(FakeNvml(), Path("/dev/full"))
+        measured(machine(gpu()), Path("/dev/full"))
 
 
 def test_a_disk_that_fills_ends_the_log_and_not_the_run(tmp_path: Path) -> None:
@@ -191,7 +176,7 @@ def test_a_disk_that_fills_ends_the_log_and_not_the_run(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(HEADER) + 1, hard))
 
     try:
-        readings = measured(FakeNvml(), log)
+        readings = measured(machine(gpu()), log)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
@@ -200,15 +185,14 @@ def test_a_disk_that_fills_ends_the_log_and_not_the_run(tmp_path: Path) -> None:
 
 
 def test_series_and_energy_are_kept_for_each_gpu_and_the_driver_is_let_go() -> None:
-    library = FakeNvml(gpus=2)
+    library = machine(gpu(), gpu())
 
     readings = measured(library, ends_s=0.5)
 
     assert [gpu.name for gpu in readings.gpus] == ["NVIDIA H100 80GB HBM3"] * 2
     assert {value for _, value in readings.gpus[0].series["power_w"]} == {300.25}
-    assert readings.energy_j is not None
-    assert readings.energy_j > 0
-    assert library.closed == 1
+    assert readings.energy_j == 0  # its counter stands still
+    assert library.opened == 0
 
 
 def test_energy_is_that_of_the_counter_and_without_one_the_area_under_the_power() -> None:
@@ -240,7 +224,7 @@ def test_what_is_not_known_costs_nothing_that_is_told(energy: float | None, gpus
 
 
 def test_the_cost_of_a_load_is_that_of_its_gpus() -> None:
-    readings = measured(FakeNvml(lacks="TotalEnergyConsumption"), ends_s=0.5)
+    readings = measured(machine(gpu("TotalEnergyConsumption")), ends_s=0.5)
 
     spent = readings.cost(1_000_000, Price())
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from penstock.telemetry.fake_nvml import FakeGpu, FakeMachine, FakeNvml
 from tests.cli.conftest import Command
 from tests.engines.test_model_files import safetensors
 from tests.planner.models import FOLDER
-from tests.telemetry.test_gpu import A6000, UNKNOWN, Nvml
 
 LLAMA_70B = str(FOLDER / "llama-3-70b.json")
 
@@ -127,15 +127,17 @@ def test_what_is_not_installed_is_said_with_what_to_do(
 
 
 @pytest.fixture
-def driver(monkeypatch: pytest.MonkeyPatch) -> Nvml:
+def driver(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
     """A driver that knows two GPUs of different sizes."""
-    nvml = Nvml(A6000, UNKNOWN)
+    large = FakeGpu(name="NVIDIA RTX A6000", memory_mib=49140, capability=(8, 6))
+    small = FakeGpu(name="NVIDIA Thing 9", memory_mib=20000, used_mib=5000, reserved_mib=0, capability=(9, 9))
+    nvml = FakeNvml(FakeMachine(gpus=[large, small]))
     monkeypatch.setitem(sys.modules, "pynvml", nvml)  # type: ignore[arg-type] - what is imported is what is there
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     return nvml
 
 
-def test_detected_gpus_are_planned_as_if_all_were_the_smallest(penstock: Command, driver: Nvml) -> None:
+def test_detected_gpus_are_planned_as_if_all_were_the_smallest(penstock: Command, driver: FakeNvml) -> None:
     result = penstock("plan", "demo", "--detect", "--kv-cache", "fp8")
 
     assert (result.code, result.err) == (0, "warning: GPUs differ; planned as if all 2 were the smallest\n")

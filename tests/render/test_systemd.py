@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
+from tests.tools import needs
 
 from penstock.core.config import Config
 from penstock.core.errors import PenstockError
@@ -18,7 +19,6 @@ from penstock.engines.client import EngineClient
 from penstock.render.systemd import FILES_MAX, UNIT_NAME_MAX, Part, Site, stop_timeout_s, units, unseen
 from penstock.store.runtime import Registry
 from penstock.supervisor.parts import GatewayPart, ReplicaPart
-from tests.tools import needs
 
 ROOT = Path(__file__).parents[2]
 # systemd's own measure of what a service could do, 0 to 100; each part is held to what it has.

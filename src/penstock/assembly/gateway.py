@@ -8,12 +8,18 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import uvloop
-from prometheus_client import disable_created_metrics
 
+from penstock.assembly.gateway_metrics import (
+    Health,
+    show_fleet,
+    show_health,
+    show_inference,
+    show_stores,
+    show_traces,
+)
 from penstock.assembly.gateway_reload import GatewayReload
 from penstock.assembly.known_replicas import KnownReplicas
 from penstock.assembly.stores import Stores
@@ -44,7 +50,8 @@ from penstock.policy.fleet import Replica, State
 from penstock.store.board import Board
 from penstock.store.home import Home
 from penstock.store.keys import KeyRing, make_admin_key
-from penstock.store.runtime import Drained
+from penstock.store.runtime import Drained, PartReports
+from penstock.telemetry.fleet_state import part_lines
 from penstock.telemetry.logs import RequestLog, open_log
 from penstock.telemetry.metrics import Metrics
 from penstock.telemetry.notify import Notifier
@@ -83,8 +90,6 @@ def run_gateway(
 async def _gateway(
     config: Config, load: Callable[[], Loaded], home: Home, worker: Worker, notifier: Notifier
 ) -> None:
-    # a second series for every counter, that nobody asks for; the library does not type this call
-    disable_created_metrics()  # type: ignore[no-untyped-call]
     gateway = _Gateway(config, load, home, worker, notifier)
     try:
         await gateway.run()
@@ -98,6 +103,7 @@ class _Gateway:
     def __init__(
         self, config: Config, load: Callable[[], Loaded], home: Home, worker: Worker, notifier: Notifier
     ) -> None:
+        self._health = Health()
         self._home = home
         self._worker = worker
         self._notifier = notifier
@@ -128,7 +134,7 @@ class _Gateway:
             self._finish,
             self._on_bug,
         )
-        self._metrics = self._counted()
+        self._metrics = Metrics(self._settings.models, self._on_bug)
         takers = [self._metrics.observe, RequestLog(self._log, config.log.format).write]
         self._traces = self._trace(config.traces)
         if self._traces is not None:
@@ -141,6 +147,8 @@ class _Gateway:
         self._board = Board(home.workers, worker.number)
         self._overview = self._look()
         self._reload = GatewayReload(self._settings, load, self._follow, worker, self._log, notifier)
+        self._parts = PartReports(home.parts)
+        self._show()
         self._server = self._listeners(config)
 
     async def run(self) -> None:
@@ -210,34 +218,11 @@ class _Gateway:
             return None
         return found.concurrency or known_permits(found)
 
-    def _counted(self) -> Metrics:
-        metrics = Metrics(lambda: self._replicas.fleet, lambda: self._inference.in_progress)
-        metrics.lines(lambda: {name: line.snapshot() for name, line in self._lines.by_model.items()})
-        metrics.gauge(
-            "penstock_journal_failing",
-            "1 while the usage journal can't be written.",
-            lambda: self._stores.journal.failing,
-        )
-        metrics.gauge(
-            "penstock_journal_kept_lines",
-            "Lines that wait in memory for it.",
-            lambda: self._stores.journal.kept,
-        )
-        metrics.gauge(
-            "penstock_shared_store_up",
-            "0 while the configured Redis is away, and limits are kept by each machine.",
-            lambda: self._stores.shared_is_up,
-        )
-        if (delivery := self._stores.delivery) is not None:
-            for name, text, value in (
-                ("failing", "1 while ClickHouse does not take rows of the ledger.", lambda: delivery.failing),
-                ("unsent_rows", "Rows that wait in the ledger for it.", lambda: delivery.unsent_rows),
-            ):
-                metrics.gauge(f"penstock_clickhouse_{name}", text, value)
-            metrics.counter(
-                "penstock_clickhouse_sent_rows", "Rows that it has taken.", lambda: delivery.sent_rows
-            )
-        return metrics
+    def _show(self) -> None:
+        show_fleet(self._metrics, self._settings, self._replicas, self._lines, self._routing)
+        show_inference(self._metrics, self._inference)
+        show_stores(self._metrics, self._stores)
+        show_health(self._metrics, self._settings, self._reload, self._health)
 
     def _trace(self, config: TracesConfig) -> Traces | None:
         if config.endpoint is None:
@@ -245,14 +230,7 @@ class _Gateway:
         from penstock.telemetry.traces import Traces, open_exporter  # 13 MB that few need
 
         traces = Traces(open_exporter(config), self._on_collector)
-        for name, text in (
-            ("sent", "Spans that the collector has taken."),
-            ("failed", "Spans that it did not take in time."),
-            ("dropped", "Spans that were let go because too many waited for it."),
-        ):
-            self._metrics.counter(
-                f"penstock_traces_spans_{name}", text, partial(getattr, traces.counts, name)
-            )
+        show_traces(self._metrics, traces.counts)
         return traces
 
     def _on_collector(self, works: bool) -> None:
@@ -312,6 +290,8 @@ class _Gateway:
 
     def _follow(self) -> None:
         """What goes by the settings follows them."""
+        self._records.flush()
+        self._metrics.follow(self._settings.models)
         for replica in self._replicas.fleet.replicas:
             self._permits.meet(replica)
         self._lines.refresh()
@@ -322,6 +302,7 @@ class _Gateway:
         self._lines.refresh()
 
     def _on_bug(self, where: str, error: BaseException) -> None:
+        self._health.bugs += 1
         self._log.error("bug", where=where, exc_info=error)
 
     def _on_problem(self, error: PenstockError) -> None:
@@ -339,7 +320,9 @@ class _Gateway:
         while True:
             self._lines.refresh()
             self._stores.journal.tend()
+            due_s = time.monotonic() + TEND_EVERY_S
             await asyncio.sleep(TEND_EVERY_S)
+            self._health.note_lag(time.monotonic() - due_s)
 
     async def _post(self) -> None:
         posts = True
@@ -363,15 +346,16 @@ class _Gateway:
         return self._metrics.exposition()
 
     async def _exposition(self) -> bytes:
-        own = self._own_exposition()
-        if self._worker.count == 1:
-            return own
-        return await asyncio.to_thread(self._all_expositions, own)
+        return await asyncio.to_thread(self._whole_exposition, self._own_exposition())
 
-    def _all_expositions(self, own: bytes) -> bytes:
-        """Those of all workers as one; reads files, and some 100 KB of text: not for the event loop."""
-        posts = [(post.worker, post.metrics) for post in self._board.others()]
-        return together(sorted([(self._worker.number, own.decode()), *posts])).encode()
+    def _whole_exposition(self, own: bytes) -> bytes:
+        """Those of all workers as one, and the supervisor's parts; reads files, and maybe megabytes of text: not
+        for the event loop.
+        """
+        if self._worker.count > 1:
+            posts = [(post.worker, post.metrics) for post in self._board.others()]
+            own = together(sorted([(self._worker.number, own.decode()), *posts])).encode()
+        return own + "\n".join([*part_lines(self._parts.all()), ""]).encode()
 
 
 def _tracing(config: TracesConfig) -> Tracing | None:

@@ -32,6 +32,8 @@ class GatewayReload:
         self._worker = worker
         self._log = log
         self._notifier = notifier
+        self.applied = self.refused = 0
+        self.refused_last = False
 
     async def asked(self) -> int:
         """A reload that the admin API was asked for; returns the generation.
@@ -42,6 +44,7 @@ class GatewayReload:
         try:
             self._apply()
         except PenstockError as error:  # mistakes, or a file that can't be read
+            self._note(refused=True)
             raise ClientError(
                 error.message, code="invalid_configuration", hint="everything is as it was before"
             ) from None
@@ -54,10 +57,17 @@ class GatewayReload:
         try:
             self._apply()
         except PenstockError as error:
+            self._note(refused=True)
             self._log.error("reload refused", problems=error.message)
 
     def _apply(self) -> None:
         with self._notifier.reloading():
             self._settings.apply(self._load().config)
             self._follow()
+        self._note(refused=False)
         self._log.info("reloaded", generation=self._settings.generation)
+
+    def _note(self, *, refused: bool) -> None:
+        self.refused_last = refused
+        self.refused += refused
+        self.applied += not refused

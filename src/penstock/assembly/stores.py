@@ -56,7 +56,8 @@ class Stores:
         )
         self._home = home
         self._task = Task(config.usage.journal_keep_s, outbox=config.clickhouse.url is not None)
-        self._damage = (0, 0)
+        self.damage = (0, 0)  # torn lines and unreadable files of the journal
+        self.ledger_failing = False
         self.delivery = Delivering(home.ledger, config.clickhouse, log) if config.clickhouse.url else None
 
     async def start(self) -> None:
@@ -170,10 +171,11 @@ class Stores:
 
     async def _keep(self, task: Task) -> Kept:
         kept = await keep(self._home.ledger, self._home.journal, task)
+        self.ledger_failing = bool(kept.problems)
         for problem in kept.problems:
             self._log.error(problem.message, hint=problem.hint)
-        damage = (kept.torn, kept.unreadable) if kept.whole or kept.unreadable else self._damage
-        if any(damage) and damage != self._damage:
+        damage = (kept.torn, kept.unreadable) if kept.whole or kept.unreadable else self.damage
+        if any(damage) and damage != self.damage:
             self._log.warning("damaged lines in the journal", torn=kept.torn, unreadable=kept.unreadable)
-        self._damage = damage
+        self.damage = damage
         return kept

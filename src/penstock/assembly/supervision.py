@@ -12,9 +12,10 @@ from penstock.assembly.admin import GatewayAdmin
 from penstock.assembly.commands import Commands
 from penstock.assembly.emptying import Emptying
 from penstock.assembly.engines import Engines
+from penstock.assembly.exporter_beside import exporter_beside
 from penstock.assembly.reloading import Reloading
 from penstock.assembly.rolling import Rolling
-from penstock.core.config import Address, ModelConfig
+from penstock.core.config import Address, ExporterConfig, ModelConfig
 from penstock.core.config_sources import Loaded
 from penstock.engines.catalog import SPECS
 from penstock.engines.client import EngineClient
@@ -115,7 +116,9 @@ class Session:
             gateway_admin = GatewayAdmin(self._client, admin.reachable(), self._admin_key)
             commands = self._commands(supervisor, gateway_admin, stack)
             control = Control(self._home.control, commands.carry_out)
-            return self._run(supervisor, (control.run, commands.follow_hangups), commands.hang_up)
+            return self._run(
+                supervisor, self._config.exporter, (control.run, commands.follow_hangups), commands.hang_up
+            )
 
     def run_model(self, model: ModelConfig, out: Callable[[str], None]) -> int:
         """Runs the replicas of `model` alone; `out` gets a line for each. Returns the exit code."""
@@ -152,7 +155,7 @@ class Session:
                 say=self._say,
             )
             try:
-                return self._run(supervisor)
+                return self._run(supervisor, ExporterConfig())
             finally:
                 emptying.undo()
 
@@ -173,16 +176,20 @@ class Session:
     def _run(
         self,
         supervisor: Supervisor,
+        exporter: ExporterConfig,
         beside: Sequence[Callable[[], Coroutine[None, None, None]]] = (),
         on_hangup: Callable[[], None] | None = None,
     ) -> int:
+        exporting = exporter_beside(exporter, self._options, self._home, self._gateway_around, self._client)
+
         def status() -> str:
             return f"waiting for {', '.join(supervisor.down)}" if supervisor.down else "all parts are up"
 
         async def run() -> int:
             beating = asyncio.create_task(self._notifier.beat(status))
             try:
-                return await supervisor.run(beside, on_hangup)
+                async with exporting:
+                    return await supervisor.run(beside, on_hangup)
             finally:
                 beating.cancel()
                 self._client.close()

@@ -116,7 +116,8 @@ class LimitOptions:
     """What is good, and how long to wait.
 
     Args:
-        slo: limits of a good request: `ttft=500ms,tpot=50ms`; of ttft, first_answer, itl, gap, tpot, decode, e2e.
+        slo: limits of a good request: `ttft=500ms,tpot=50ms`; of ttft, first_answer, itl, gap, tpot, decode, e2e. Or
+            `config`: those of the model in the configuration.
         min_goodput: part of the requests that must be good, or the exit code is 15: `95%`.
         max_error_rate: part of the requests that may fail: `1%`.
         connect_timeout: for opening a connection.

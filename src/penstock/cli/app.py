@@ -19,11 +19,11 @@ from penstock.cli.terminal import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, com
 from penstock.core.errors import PenstockError
 
 COMMANDS = (
-    *("up", "gateway", "engine"),
-    *("plan", "render"),
-    *("keys", "status", "top", "usage", "logs"),
+    *("up", "gateway", "engine", "exporter"),
+    *("plan", "doctor"),
+    *("keys", "status", "top", "usage", "logs", "metrics"),
     *("drain", "undrain", "restart", "reload", "stop"),
-    *("sim", "bench", "clickhouse"),
+    *("sim", "bench", "render", "clickhouse"),
 )
 VERSION_OPTION = "--version"
 USAGE_CODES = frozenset({"usage", "invalid_configuration", "models_unusable"})

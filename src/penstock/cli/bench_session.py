@@ -78,6 +78,10 @@ class PrintOptions:
     define: str = ""
 
 
+# What `--slo` is given as to mean the objectives of the configuration.
+SLO_OF_CONFIG = "config"
+
+
 @dataclass(frozen=True, slots=True)
 class Session:
     """One invocation of a command.
@@ -104,6 +108,8 @@ class Session:
         if options.api_key:
             say("warning: a key on the command line can be read by everybody on this machine")
             say("hint: put it into PENSTOCK_BENCH_API_KEY, or a file for --key-file")
+        if options.slo == SLO_OF_CONFIG:
+            options = replace(options, slo=_configured_slo(self.here, options.model))
         return options if options.url else _at_home(self.here, options, self.at_end)
 
     def run(self, make: Callable[[View, asyncio.Event], Awaitable[_Result]]) -> _Result:
@@ -211,6 +217,22 @@ async def _stoppable(make: Callable[[View, asyncio.Event], Awaitable[_Result]], 
         return await make(view, stop)
     finally:
         view.end()
+
+
+def _configured_slo(here: Invocation, name: str) -> str:
+    """The limits in `[models.slo]` of the model `name`, or of the first one, as `--slo` is written."""
+    models = here.load(quiet=True).config.models
+    model = next((one for one in models if name in ("", one.name, *one.aliases)), None)
+    if model is None:
+        raise UsageError(
+            f"--slo config: {name!r} is no model of the configuration", hint="name one by --model"
+        )
+    if not model.slo.limits_s:
+        raise UsageError(
+            f"--slo config: {model.name} has no limits in the configuration",
+            hint='add slo = { ttft = { under = "500ms" } } to it, or write --slo ttft=500ms',
+        )
+    return ",".join(f"{limit}={seconds * 1000:.9g}ms" for limit, seconds in model.slo.limits_s.items())
 
 
 def _at_home(here: Invocation, options: Options, at_end: ExitStack) -> Options:

@@ -46,6 +46,12 @@ class Invocation:
         """The options that make a child command read the same files."""
         return ("--config", str(self.config)) if self.config else ()
 
+    @property
+    def config_name(self) -> str:
+        """The file of the configuration, for people."""
+        toml = self._toml()
+        return str(toml) if toml else "no penstock.toml (the bundled demo)"
+
     def load(self, *, quiet: bool = False) -> Loaded:
         """The configuration; its warnings are printed unless it shall be `quiet`.
 

@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 
 from penstock.core.address import Address
 from penstock.core.config_clickhouse import ClickHouseConfig
+from penstock.core.config_exporter import ExporterConfig
 from penstock.core.config_limits import (
     BudgetConfig,
     IdempotencyConfig,
@@ -35,6 +36,7 @@ from penstock.core.config_model import (
     Routing,
     Timeouts,
 )
+from penstock.core.config_monitoring import MonitoringConfig
 from penstock.core.config_traces import TracesConfig
 from penstock.core.config_values import (
     Amount,
@@ -56,6 +58,7 @@ __all__ = [
     "ClickHouseConfig",
     "Config",
     "EngineKind",
+    "ExporterConfig",
     "GatewayConfig",
     "IdempotencyConfig",
     "LogConfig",
@@ -194,6 +197,8 @@ class Config(Section):
     idempotency: IdempotencyConfig = Field(default_factory=IdempotencyConfig)
     shared: SharedConfig = Field(default_factory=SharedConfig)
     usage: UsageConfig = Field(default_factory=UsageConfig)
+    exporter: ExporterConfig = Field(default_factory=ExporterConfig)
+    monitoring: MonitoringConfig = Field(default_factory=MonitoringConfig)
     traces: TracesConfig = Field(default_factory=TracesConfig)
     clickhouse: ClickHouseConfig = Field(default_factory=ClickHouseConfig)
 
@@ -229,6 +234,15 @@ class Config(Section):
                 for index, name in enumerate(tenant.models)
             )
         return tenants
+
+    @field_validator("exporter")
+    @classmethod
+    def _exporter_is_elsewhere(cls, exporter: ExporterConfig, info: ValidationInfo) -> ExporterConfig:
+        gateway = info.data.get("gateway")
+        for name in ("listen", "admin") if gateway is not None else ():
+            if exporter.listen.overlaps(address := getattr(gateway, name)):
+                raise ValueError(f"expected another listen than gateway.{name} ({address})")
+        return exporter
 
     @field_validator("models", "tenants")
     @classmethod

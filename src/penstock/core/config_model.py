@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from penstock.core.config_limits import PriceConfig, Section
+from penstock.core.config_slo import SloConfig
 from penstock.core.config_values import (
     ArgName,
     ArgValue,
@@ -156,6 +157,7 @@ class ModelConfig(Section):
         description="Tokens that are reserved for the answer to a request without `max_tokens`.",
     )
     price: PriceConfig = Field(default_factory=PriceConfig, description="What its tokens cost.")
+    slo: SloConfig = Field(default_factory=SloConfig, description="How good its service must be.")
     timeouts: Timeouts = Field(default_factory=Timeouts, description="Limits of each phase of a request.")
 
     @property

@@ -21,6 +21,7 @@ DURATION = "a duration from 1ms to 24h, such as 500ms, 2s or 10m"
 PERIOD = "a duration from 1s to 3650d, such as 10m, 24h or 90d"
 SHARE = "a number from 0 to 1"
 AMOUNT = "a number from 0 to 1000000000"
+PERCENT = "a percentage from 50 to 99.999"
 NETWORK = "an IP address or network, such as 10.0.0.0/8 or ::1"
 REDIS_URL = "a URL such as redis://host:6379/0, redis://:password@host:6379/0 or rediss://host:6379"
 OTLP_URL = "a URL such as http://host:4318 or https://host:4317, without name and password"
@@ -90,6 +91,16 @@ def _amount(value: object) -> float:
     if not 0 <= amount <= 10**9:
         raise ValueError(f"expected {AMOUNT}")
     return amount
+
+
+def _percent(value: object) -> float:
+    try:
+        percent = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]  # tried
+    except (TypeError, ValueError):
+        percent = math.nan
+    if not 50 <= percent <= 99.999:
+        raise ValueError(f"expected {PERCENT}")
+    return percent
 
 
 def _share(value: object) -> float:
@@ -216,6 +227,9 @@ Duration = Annotated[float, BeforeValidator(_duration_s), DURATION]
 Size = Annotated[int, BeforeValidator(_size_bytes), SIZE]
 Period = Annotated[float, BeforeValidator(_period_s), PERIOD]
 Amount = Annotated[float, BeforeValidator(_amount), AMOUNT]
+Percent = Annotated[float, BeforeValidator(_percent), PERCENT]
+
+
 Share = Annotated[float, BeforeValidator(_share), SHARE]
 Flag = Annotated[bool, BeforeValidator(_flag), "true or false"]
 Network = Annotated[str, AfterValidator(_network), NETWORK]

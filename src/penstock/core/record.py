@@ -82,6 +82,7 @@ class RequestRecord(msgspec.Struct):
     outcome: Outcome = Outcome.REJECTED
     fault: str = ""
     error_code: str = ""
+    limit: str = ""  # the limit of its caller that refused it, by its name in the configuration
     usage: Usage = msgspec.field(default_factory=Usage)
     request_bytes: int = 0
     response_bytes: int = 0

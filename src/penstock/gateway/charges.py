@@ -43,6 +43,7 @@ class Charges:
         cost = Cost(prompt_tokens + completion_tokens, price.usd(prompt_tokens, completion_tokens))
         found = await self.limits.reserve(caller.subjects, cost)
         if isinstance(found, Refused):
+            record.limit = found.limit_name
             raise _refusal(found)
         return Charge(self, record, price, prompt_tokens, found)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from penstock.core.config import ModelConfig
@@ -32,6 +32,7 @@ from penstock.gateway.request_id import HEADER, fit_id
 from penstock.gateway.responder import Responder
 from penstock.gateway.responses import error_body, error_headers
 from penstock.gateway.settings import Settings
+from penstock.gateway.streams import StreamFigures, Streams
 from penstock.gateway.tenants import Caller
 from penstock.gateway.tracing import Tracing
 from penstock.store.keys import KeyRing
@@ -108,12 +109,17 @@ class Inference:
         self._on_bug = on_bug
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._streams = Streams()
         self.draining = False
 
     @property
     def in_progress(self) -> int:
         """Requests under way, and answers that are made for clients that have left."""
         return len(self._tasks) + self._idempotency.alone
+
+    def stream_figures(self) -> Mapping[str, StreamFigures]:
+        """How the streams under way are, by model."""
+        return self._streams.figures(self._clock())
 
     async def drain(self, timeout_s: float, cut_s: float) -> None:
         """Turns new requests away, lets those under way finish, and cuts what is left after `timeout_s`.
@@ -285,6 +291,7 @@ class Inference:
         line = self._lines.of(call.model)
         if call.request.stream:
             call.comments = self._comments(call)
+            self._streams.add(call)
         try:
             permit = await line.enter(
                 tenant.name,
@@ -304,6 +311,7 @@ class Inference:
         finally:
             if call.comments is not None:
                 call.comments.stop()
+                self._streams.remove(call)
 
 
 def _refuse(responder: Responder, record: RequestRecord, error: PenstockError, headers: Headers) -> None:

@@ -26,7 +26,7 @@ from penstock.telemetry.notify import START_EXTENDED_BY_S
 
 WATCHDOG_S = 30
 # Beyond what the parts may take: processes that SIGKILL does not end at once, and the interpreter's own end.
-STOP_MARGIN_S = 15
+STOP_MARGIN_S = 30
 RESTART_AFTER_S = 5
 # The kernel's own limit on what a process may ask for; systemd refuses no smaller one.
 FILES_MAX = 1024 * 1024
@@ -225,9 +225,16 @@ class _Unit:
             compiles=self._has_engines,
             uses_gpu=self._uses_gpu,
             has_groups=self._has_engines,
-            binds_low_port=self._listens and 0 < self._config.gateway.listen.port < 1024,
+            binds_low_port=any(0 < port < 1024 for port in self._ports()),
             lives_in_home=any(_is_below(path, _HOMES) for path in paths(self._config, self._site)),
         )
+
+    def _ports(self) -> Iterator[int]:
+        """Those that it listens on."""
+        if self._listens:
+            yield from (self._config.gateway.listen.port, self._config.gateway.admin.port)
+        if self._part in (Part.SUPERVISOR, Part.EXPORTER):
+            yield self._config.exporter.listen.port
 
     @property
     def _uses_gpu(self) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -122,9 +123,10 @@ class FakeNvml:
         error: Exception = self._real.NVMLError(getattr(self._real, name))
         return error
 
-    def watch_events(self) -> None:
-        """Events that have happened are not told any more."""
+    def watch_events(self) -> object:
+        """A set of events, of those that are yet to happen."""
         self._told = {index: len(gpu.xids) for index, gpu in enumerate(self.machine.gpus)}
+        return object()
 
     def next_event(self) -> Any:
         """The next event, or its time-out."""
@@ -163,8 +165,23 @@ class FakeNvml:
             raise self.error("NVML_ERROR_UNINITIALIZED")
 
     def _refresh(self) -> None:
-        if self._script is not None and _stamp(self._script) not in (0, self._stamp):
-            self._stamp, self.machine = _read(self._script)
+        if self._script is None or (stamp := _stamp(self._script)) in (0, self._stamp):
+            return
+        self._stamp = stamp
+        with suppress(FakeScriptError):  # half written: what was told goes on
+            _, self.machine = _read(self._script)
+
+
+def library(script: Path | None) -> Callable[[], Any]:
+    """What makes the library: of the GPUs that a file describes, or the real one where there is no file.
+
+    Raises:
+        FakeScriptError: the file can't be read.
+    """
+    if script is None:
+        return load
+    fake = FakeNvml(script=script)
+    return lambda: fake
 
 
 def _read(script: Path) -> tuple[int, FakeMachine]:

@@ -99,7 +99,7 @@ def load() -> Any:
         return import_module("pynvml")
     except ImportError as error:
         raise NoGpuError(
-            "GPUs can't be read: nvidia-ml-py is not installed",
+            "GPUs can't be detected: nvidia-ml-py is not installed",
             reason=Reason.LIBRARY_MISSING,
             hint="pip install nvidia-ml-py",
         ) from error
@@ -173,8 +173,10 @@ def told(nvml: Any, ask: Callable[..., _Told], *args: Any) -> tuple[_Told | None
     """
     try:
         return ask(*args), None
-    except AttributeError:  # an older nvidia-ml-py has no such function
-        return None, Absence.UNSUPPORTED
+    except AttributeError as error:
+        if not (error.name or "").lower().startswith("nvml"):
+            raise
+        return None, Absence.UNSUPPORTED  # an older nvidia-ml-py has no such name
     except nvml.NVMLError as error:
         if _gone(nvml, error.value):
             raise no_answer(nvml, error) from error

@@ -1,28 +1,25 @@
-"""The NVIDIA GPUs of this machine, read through NVML.
+"""The NVIDIA GPUs of this machine as a load test reports them: in the units of `nvidia-smi`.
 
-`pynvml` (of nvidia-ml-py, an optional dependency) is imported when GPUs are asked for, and never before. What one GPU
-does not support is None, and the rest of it is read.
+What one GPU does not support is None, and the rest of it is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from importlib import import_module
-from typing import Any
+import time
 
 import msgspec
 
-from penstock.core.errors import PenstockError
+from penstock.telemetry.gpu_driver import Driver
+from penstock.telemetry.gpu_driver import GpuReading as Reading
 
 MIB = 1024.0 * 1024.0
-# No machine has more; a driver that claims so is not asked further.
-GPUS_MAX = 64
-
-
-class NoGpuError(PenstockError):
-    """There is no GPU to read here; says why."""
-
-    code = "no_gpu"
+WANTED = frozenset(
+    {
+        *("utilization_ratio", "memory_used_bytes", "temperature_celsius", "power_watts", "clock_hertz"),
+        "energy_joules",
+    }
+)
+"""What is asked for beside a load: each question is answered by a call that waits for the driver."""
 
 
 class GpuReading(msgspec.Struct, frozen=True):
@@ -39,88 +36,57 @@ class GpuReading(msgspec.Struct, frozen=True):
     energy_mj: float | None = None  # since the driver was loaded
 
 
-class Nvml:
+class Gpus:
     """The GPUs of this machine. All its calls wait for the driver, for up to some ten milliseconds.
 
     Args:
-        library: `pynvml`, or what has its functions; it is initialised here, and shut down by `close`.
+        driver: of them; closed by `close`.
 
     Raises:
         NoGpuError: there is none.
     """
 
-    def __init__(self, library: Any) -> None:
-        self._library = library
-        try:
-            library.nvmlInit()
-        except library.NVMLError as error:
-            raise NoGpuError(
-                f"NVML: {error}", hint="no NVIDIA driver on this machine? `nvidia-smi` tells"
-            ) from None
-        try:
-            number = min(library.nvmlDeviceGetCount(), GPUS_MAX)
-            self._handles = [library.nvmlDeviceGetHandleByIndex(index) for index in range(number)]
-        except library.NVMLError as error:
-            self.close()
-            raise NoGpuError(f"NVML: {error}", hint="`nvidia-smi` tells more") from None
-        if not self._handles:
-            self.close()
-            raise NoGpuError("NVML: the driver is there, and no GPU", hint="is one handed to this container?")
-        self.names = [self._name(handle) for handle in self._handles]
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        sight = driver.read()
+        if sight.trouble is not None:
+            raise sight.trouble
+        self.names = [gpu.name or "GPU" for gpu in sight.gpus]
 
     def read(self) -> list[GpuReading]:
-        """All GPUs, now."""
-        return [self._read(handle) for handle in self._handles]
+        """All GPUs, now; one that is lost tells nothing."""
+        found = {gpu.index: gpu for gpu in self._driver.read().gpus}
+        return [_reading(found.get(index)) for index in range(len(self.names))]
 
     def close(self) -> None:
         """Lets go of the driver."""
-        self._told(self._library.nvmlShutdown)
-
-    def _read(self, handle: Any) -> GpuReading:
-        nvml, told = self._library, self._told
-        rates = told(lambda: nvml.nvmlDeviceGetUtilizationRates(handle))
-        memory = told(lambda: self._memory(handle))
-        power_mw = told(lambda: nvml.nvmlDeviceGetPowerUsage(handle))
-        return GpuReading(
-            utilization_percent=rates and float(rates.gpu),
-            memory_utilization_percent=rates and float(rates.memory),
-            memory_used_mib=memory and memory.used / MIB,
-            memory_total_mib=memory and memory.total / MIB,
-            temperature_c=told(lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
-            power_w=None if power_mw is None else power_mw / 1000.0,
-            sm_clock_mhz=told(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
-            memory_clock_mhz=told(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM)),
-            energy_mj=told(lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(handle)),
-        )
-
-    def _memory(self, handle: Any) -> Any:
-        """As nvidia-smi tells it: without what the driver keeps for itself, where the library can tell these apart."""
-        version = getattr(self._library, "nvmlMemory_v2", None)
-        if version is not None:
-            told = self._told(lambda: self._library.nvmlDeviceGetMemoryInfo(handle, version=version))
-            if told is not None:
-                return told
-        return self._library.nvmlDeviceGetMemoryInfo(handle)
-
-    def _name(self, handle: Any) -> str:
-        name = self._told(lambda: self._library.nvmlDeviceGetName(handle))
-        return name.decode(errors="replace") if isinstance(name, bytes) else str(name or "GPU")
-
-    def _told(self, ask: Callable[[], Any]) -> Any:
-        try:
-            return ask()
-        except self._library.NVMLError:  # not supported by this GPU, or lost amid the run
-            return None
+        self._driver.close()
 
 
-def local_gpus() -> Nvml:
+def _reading(gpu: Reading | None) -> GpuReading:
+    if gpu is None:
+        return GpuReading()
+    return GpuReading(
+        utilization_percent=_scaled(gpu.number("utilization_ratio"), 100.0),
+        memory_utilization_percent=_scaled(gpu.number("memory_utilization_ratio"), 100.0),
+        memory_used_mib=_scaled(gpu.number("memory_used_bytes"), 1 / MIB),
+        memory_total_mib=_scaled(gpu.number("memory_total_bytes"), 1 / MIB),
+        temperature_c=gpu.number("temperature_celsius"),
+        power_w=gpu.number("power_watts"),
+        sm_clock_mhz=_scaled(gpu.number("clock_hertz", "sm"), 1e-6),
+        memory_clock_mhz=_scaled(gpu.number("clock_hertz", "memory"), 1e-6),
+        energy_mj=_scaled(gpu.number("energy_joules"), 1000.0),
+    )
+
+
+def _scaled(value: float | None, scale: float) -> float | None:
+    return None if value is None else value * scale
+
+
+def local_gpus() -> Gpus:
     """The GPUs of this machine.
 
     Raises:
         NoGpuError: there is none, or no library to read it with.
     """
-    try:
-        library = import_module("pynvml")
-    except ImportError:
-        raise NoGpuError("nvidia-ml-py is not installed", hint="pip install nvidia-ml-py") from None
-    return Nvml(library)
+    return Gpus(Driver(time.monotonic, wanted=WANTED))

@@ -16,10 +16,11 @@ from pathlib import Path
 import msgspec
 
 from penstock.bench.beside.energy import Cost, Price, cost, energy_j
-from penstock.bench.beside.gpu import GpuReading, NoGpuError, Nvml, local_gpus
+from penstock.bench.beside.gpu import GpuReading, Gpus, local_gpus
 from penstock.bench.beside.gpu_log import HEADER, row
 from penstock.bench.beside.series import Point, Series
 from penstock.core.errors import PenstockError
+from penstock.telemetry.nvml import NoGpuError
 
 EVERY_S = 1.0
 _COUNTER = "energy_mj"  # the one of a reading's members that only grows
@@ -75,7 +76,7 @@ class Power:
 
     def __init__(
         self,
-        gpus: Callable[[], Nvml] = local_gpus,
+        gpus: Callable[[], Gpus] = local_gpus,
         *,
         log: Path | None = None,
         every_s: float = EVERY_S,
@@ -87,7 +88,7 @@ class Power:
         self._every_s = every_s
         self._now_s = now_s
         self._today = today
-        self._nvml: Nvml | None = None
+        self._gpus: Gpus | None = None
         self._file: FileIO | None = None
         self._series: list[dict[str, Series]] = []
         self._notes: list[str] = []
@@ -102,13 +103,13 @@ class Power:
         if self._log is not None:
             self._file = _opened(self._log)
         try:
-            self._nvml = await asyncio.to_thread(self._open)
+            self._gpus = await asyncio.to_thread(self._open)
         except NoGpuError as error:
             self._notes.append(f"no GPU is read: {error.message}")
             return
-        self._series = [{} for _ in self._nvml.names]
-        await self._read(self._nvml)
-        self._task = asyncio.create_task(self._watch(self._nvml))
+        self._series = [{} for _ in self._gpus.names]
+        await self._read(self._gpus)
+        self._task = asyncio.create_task(self._watch(self._gpus))
 
     async def stop(self, origin_s: float, ends_s: float | None = None) -> PowerReadings:
         """Reads a last time, and returns all.
@@ -122,28 +123,28 @@ class Power:
             (ended,) = await asyncio.gather(self._task, return_exceptions=True)
             if isinstance(ended, Exception):
                 self._notes.append(f"the reader of the GPUs failed: {ended!r}")
-        if self._nvml is not None:
-            await self._read(self._nvml)
-            await asyncio.to_thread(self._nvml.close)
+        if self._gpus is not None:
+            await self._read(self._gpus)
+            await asyncio.to_thread(self._gpus.close)
         if self._file is not None:
             self._file.close()
         seconds = self._now_s() - origin_s if ends_s is None else ends_s
-        names = self._nvml.names if self._nvml is not None else []
+        names = self._gpus.names if self._gpus is not None else []
         gpus = [
             _of(name, series, origin_s, seconds) for name, series in zip(names, self._series, strict=True)
         ]
         return PowerReadings(gpus, seconds, self._notes)
 
-    async def _watch(self, nvml: Nvml) -> None:
+    async def _watch(self, gpus: Gpus) -> None:
         begun_s, ticks = self._now_s(), 0
         while True:
             ticks = max(ticks, int((self._now_s() - begun_s) / self._every_s)) + 1
             await asyncio.sleep(begun_s + ticks * self._every_s - self._now_s())
-            await self._read(nvml)
+            await self._read(gpus)
 
-    async def _read(self, nvml: Nvml) -> None:
+    async def _read(self, gpus: Gpus) -> None:
         asked_s = self._now_s()
-        readings = await asyncio.to_thread(nvml.read)
+        readings = await asyncio.to_thread(gpus.read)
         at_s = (asked_s + self._now_s()) / 2
         for series, reading in zip(self._series, readings, strict=True):
             for member, value in msgspec.structs.asdict(reading).items():

@@ -1,0 +1,115 @@
+"""`python -m benchmarks.metrics`: what metrics cost: a request counted, and a page of 50 models made."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+if not __package__:  # started by its path
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from penstock.core.address import Address
+from penstock.core.config import ModelConfig
+from penstock.core.record import Attempt, Outcome, RequestRecord, Usage
+from penstock.gateway.line import LineSnapshot
+from penstock.policy.fleet import Fleet, Replica, State
+from penstock.telemetry.fleet_state import fleet_lines, line_lines
+from penstock.telemetry.metrics import Metrics
+from penstock.telemetry.together import together
+
+MODELS = 50
+TENANTS = 200
+REPLICAS_EACH = 2
+REQUESTS = 40_000
+PAGES = 20
+PAGE_MS_MAX = 20.0
+REQUEST_US_MAX = 30.0
+CLASSES = ("interactive", "standard", "batch")
+ENDINGS = ((Outcome.COMPLETE, 200, "", ""), (Outcome.REJECTED, 503, "gateway", "queue_full"))
+
+
+def main() -> int:
+    """The exit code: 1 where a bar is missed."""
+    metrics = filled()
+    page = metrics.exposition().decode()
+    page_ms = _best_ms(metrics.exposition, PAGES)
+    pages = [(worker, page) for worker in range(4)]
+    together_ms = _best_ms(lambda: together(pages), 5)
+    request_us = _request_us()
+    print(f"a request counted             {request_us:8.2f} us of CPU, best of 5, {REQUESTS} requests")
+    print(f"a page of {MODELS} models            {page_ms:8.2f} ms, {len(page.splitlines())} lines")
+    print(f"four such pages made one      {together_ms:8.2f} ms, in a thread")
+    missed = [
+        f"{what}: {found:.1f} {unit}, at most {bar:g} wanted"
+        for what, found, bar, unit in (
+            ("a page", page_ms, PAGE_MS_MAX, "ms"),
+            ("a request", request_us, REQUEST_US_MAX, "us"),
+        )
+        if found > bar
+    ]
+    for line in missed:
+        print(f"error: {line}", file=sys.stderr)
+    return 1 if missed else 0
+
+
+def filled() -> Metrics:
+    """A gateway's metrics once every model has met every class and ending, and every line every tenant."""
+    models = [_model(number) for number in range(MODELS)]
+    metrics = Metrics(models, on_bug=_fail)
+    for model in models:
+        metrics.observe([_record(model.name, number) for number in range(12)])
+    replicas = tuple(
+        Replica(f"{model.name}-{n}", model.name, "vllm", Address("127.0.0.1", 8000 + n), "", State.READY)
+        for model in models
+        for n in range(REPLICAS_EACH)
+    )
+    by_tenant = {f"tenant-{n}": n for n in range(TENANTS)}
+    line = LineSnapshot(10, 1000, dict.fromkeys(CLASSES, 3), by_tenant, 1.5, 64, 64)
+    metrics.add(lambda: line_lines({model.name: line for model in models}))
+    metrics.add(lambda: fleet_lines(Fleet(replicas), {}, {}, [model.name for model in models]))
+    return metrics
+
+
+def _model(number: int) -> ModelConfig:
+    slo = {"availability": 99.9, "goodput": 95, "ttft": {"under": "500ms"}, "tpot": {"under": "50ms"}}
+    return ModelConfig.model_validate({"name": f"model-{number}", "engine": "sim", "slo": slo})
+
+
+def _record(model: str, number: int) -> RequestRecord:
+    outcome, status, fault, code = ENDINGS[number % 2]
+    return RequestRecord(
+        "req_1", "POST", "/v1/chat/completions", 100.0, 1e9,
+        model=model, stream=True, priority=CLASSES[number % 3], body_read_s=100.0, admitted_s=100.2,
+        first_token_s=100.3, last_token_s=101.3, ended_s=101.4, outcome=outcome, status=status, fault=fault,
+        error_code=code, usage=Usage(200, 100, "engine"), attempts=[Attempt("a", "least_load", 100.2)],
+    )  # fmt: skip
+
+
+def _request_us() -> float:
+    metrics = Metrics([_model(0)], on_bug=_fail)
+    records = [_record("model-0", 2 * (number % 3)) for number in range(REQUESTS)]
+    best_s = float("inf")
+    for _ in range(5):
+        begun_s = time.process_time()
+        for start in range(0, REQUESTS, 64):
+            metrics.observe(records[start : start + 64])
+        best_s = min(best_s, time.process_time() - begun_s)
+    return best_s / REQUESTS * 1e6
+
+
+def _best_ms(work: object, times: int) -> float:
+    best_s = float("inf")
+    for _ in range(times):
+        begun_s = time.process_time()
+        work()  # type: ignore[operator]
+        best_s = min(best_s, time.process_time() - begun_s)
+    return best_s * 1000
+
+
+def _fail(where: str, error: BaseException) -> None:
+    raise RuntimeError(where) from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,210 @@
+"""The exporter: its sources, and the families that they make together."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import psutil
+
+from penstock import __version__
+from penstock.exporter import engines, gpus, host
+from penstock.exporter.engines import Engines, Page, engine_families
+from penstock.exporter.families import Families, Family, Kind, Metric, exposition
+from penstock.exporter.gpus import gpu_families
+from penstock.exporter.host import host_families
+from penstock.exporter.notes import Notes
+from penstock.exporter.owners import Owner, by_pid, kin
+from penstock.exporter.watch import Watch
+from penstock.telemetry.gpu_driver import Driver, Sight
+from penstock.telemetry.nvml import hangs
+
+SOURCE = "exporter"
+
+
+def _gauge(name: str, text: str, *labels: str) -> Metric:
+    return Metric(f"penstock_exporter_{name}", Kind.GAUGE, text, labels, SOURCE)
+
+
+def _counter(name: str, text: str, *labels: str) -> Metric:
+    return Metric(f"penstock_exporter_{name}_total", Kind.COUNTER, text, labels, SOURCE)
+
+
+INFO = _gauge("build_info", "The version that runs; 1.", "version")
+READ_SECONDS = _gauge("read_seconds", "How long the last reading of a source took.", "source")
+READ_AGE = _gauge("read_age_seconds", "Time since the last reading of a source.", "source")
+READS = _counter("reads", "Readings of a source.", "source")
+ERRORS = _counter("errors", "Readings that failed, by source and reason.", "source", "reason")
+CPU = _counter("cpu_seconds", "Processor time of the exporter itself.")
+RESIDENT = _gauge("memory_bytes", "Memory of the exporter itself.")
+OTLP_AGE = _gauge("otlp_age_seconds", "Time since the OTLP endpoint took what was pushed.")
+
+METRICS = (
+    *(*gpus.METRICS, *host.METRICS, *engines.METRICS),
+    *(INFO, READ_SECONDS, READ_AGE, READS, ERRORS, CPU, RESIDENT, OTLP_AGE),
+)
+"""Every metric that the exporter may show, for the reference."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What is read.
+
+    Args:
+        driver: of the GPUs.
+        places: folders whose disks are shown, by what they are for.
+        engines: pages of the replicas.
+        owners: replicas of this machine, with their processes.
+    """
+
+    driver: Driver
+    places: Mapping[str, Path]
+    engines: Engines
+    owners: Callable[[], Iterable[Owner]]
+
+
+class Exporter:
+    """Reads the sources from `start` to `stop`; makes families of what they said last.
+
+    Args:
+        every_s: seconds from one reading to the next.
+        now_s: a clock.
+        notes: takes what goes wrong.
+    """
+
+    def __init__(self, sources: Sources, every_s: float, now_s: Callable[[], float], notes: Notes) -> None:
+        self._sources = sources
+        self._every_s = every_s
+        self._now_s = now_s
+        self._notes = notes
+        self._gpu = Watch(gpus.SOURCE, sources.driver.read, every_s, now_s, self._on_error)
+        self._host = Watch(host.SOURCE, lambda: host_families(sources.places), every_s, now_s, self._on_error)
+        self._engines_at_s = now_s()
+        self._errors: dict[tuple[str, str], int] = {}
+        self._process = psutil.Process()
+        self.otlp_age_s: Callable[[], float | None] = lambda: None
+
+    async def run(self) -> None:
+        """Reads until it is cancelled."""
+        self._gpu.start()
+        self._host.start()
+        try:
+            while True:
+                begun_s = self._now_s()
+                await self._read_engines()
+                self._judge()
+                await asyncio.sleep(max(0.0, begun_s + self._every_s - self._now_s()))
+        finally:
+            self._host.stop()
+            self._gpu.stop()
+
+    async def once(self) -> None:
+        """Reads everything one time, here; waits for the driver for as long as it takes."""
+        await asyncio.to_thread(self._gpu.read_once)
+        self._host.read_once()
+        await self._read_engines()
+        self._judge()
+
+    @property
+    def sight(self) -> Sight:
+        """What the GPUs told last, or why they tell nothing."""
+        latest = self._gpu.latest
+        if latest is not None:
+            return latest.found
+        return Sight(
+            trouble=hangs(self._gpu.silent_s) if self._gpu.silent_s > self._gpu.stale_after_s else None
+        )
+
+    @property
+    def pages(self) -> Sequence[Page]:
+        """What the replicas' pages said last."""
+        return self._sources.engines.pages
+
+    def families(self) -> list[Family]:
+        """All that is known now."""
+        families = Families()
+        sight = self.sight
+        if sight.gpus or sight.trouble:
+            gpu_families(families, sight, by_pid(self._sources.owners()), lru_cache(maxsize=None)(kin))
+        latest = self._host.latest
+        host_found = list(latest.found) if latest is not None else []
+        engine_families(families, self.pages)
+        self._add_own(families)
+        return [*families, *host_found]
+
+    def page(self) -> bytes:
+        """The text for Prometheus."""
+        return exposition(self.families())
+
+    # -- own ------------------------------------------------------------------------------------------
+
+    async def _read_engines(self) -> None:
+        try:
+            await self._sources.engines.read()
+        except Exception as error:  # as of the other sources
+            self._on_error(engines.SOURCE, error)
+        self._engines_at_s = self._now_s()
+
+    def _judge(self) -> None:
+        """Notes what is wrong, and what is well again."""
+        trouble = self.sight.trouble
+        if trouble is not None:
+            self._count(gpus.SOURCE, trouble.reason)
+            self._notes.wrong(gpus.SOURCE, trouble.reason, trouble.message, trouble.hint)
+        elif self.sight.gpus:
+            self._notes.well(gpus.SOURCE)
+        for gpu in self.sight.gpus:
+            place = f"gpu {gpu.index} ({gpu.uuid})"
+            if gpu.lost:
+                self._notes.wrong(place, "lost", f"{gpu.name} does not answer", "look for its Xid in dmesg")
+            else:
+                self._notes.well(place)
+        self._judge_pages()
+
+    def _judge_pages(self) -> None:
+        prefix = "replica "
+        for page in self.pages:
+            place = f"{prefix}{page.target.replica}"
+            if page.failure is None:
+                self._notes.well(place)
+            else:
+                self._count(engines.SOURCE, page.failure)
+                self._notes.wrong(place, page.failure, f"{page.target.address}/metrics: {page.detail}")
+        here = frozenset(f"{prefix}{page.target.replica}" for page in self.pages)
+        self._notes.forget(here, prefix)
+
+    def _on_error(self, source: str, error: Exception) -> None:
+        self._count(source, "bug")
+        self._notes.wrong(source, "bug", repr(error), "please report it")
+
+    def _count(self, source: str, reason: str) -> None:
+        self._errors[source, reason] = self._errors.get((source, reason), 0) + 1
+
+    def _add_own(self, families: Families) -> None:
+        families.add(INFO, 1, __version__)
+        for watch in (self._gpu, self._host):
+            families.add(READS, watch.reads, watch.name)
+            families.add(READ_AGE, watch.silent_s, watch.name)
+            if (latest := watch.latest) is not None:
+                families.add(READ_SECONDS, latest.took_s, watch.name)
+        families.add(READS, self._sources.engines.reads, engines.SOURCE)
+        families.add(READ_AGE, self._now_s() - self._engines_at_s, engines.SOURCE)
+        families.add(READ_SECONDS, self._sources.engines.took_s, engines.SOURCE)
+        for (source, reason), count in {**_NO_ERRORS, **self._errors}.items():
+            families.add(ERRORS, count, source, reason)
+        times = os.times()
+        families.add(CPU, times.user + times.system)
+        families.add(RESIDENT, self._process.memory_info().rss)
+        if (age_s := self.otlp_age_s()) is not None:
+            families.add(OTLP_AGE, age_s)
+
+
+_NO_ERRORS: dict[tuple[str, str], int] = {
+    **{(engines.SOURCE, failure.value): 0 for failure in engines.Failure},
+    **{(source, "bug"): 0 for source in (gpus.SOURCE, host.SOURCE, engines.SOURCE)},
+}
+"""Series that are there before their first error, so that its increase can be seen."""
