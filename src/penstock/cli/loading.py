@@ -49,7 +49,7 @@ class Invocation:
     @property
     def config_name(self) -> str:
         """The file of the configuration, for people."""
-        toml = self._toml()
+        toml = self.toml
         return str(toml) if toml else "no penstock.toml (the bundled demo)"
 
     def load(self, *, quiet: bool = False) -> Loaded:
