@@ -172,11 +172,11 @@ class _Unit:
         if self._part is Part.EXPORTER:
             yield "KillMode=control-group"
         else:
-            yield "# SIGTERM goes to the main process alone, which finishes open streams before it ends what they need;"
-            yield "# sent to the whole group, it would end the engines under them. Whatever is left at the end, of any"
-            yield "# process, gets SIGKILL, as with control-group."
+            yield "# SIGTERM goes to the main process alone, which finishes open streams and then ends what they needed;"
+            yield "# sent to the whole group, it would end that under them. Whatever process is left at the end gets"
+            yield "# SIGKILL, as with control-group."
             yield "KillMode=mixed"
-            yield "# More than gateway.drain_timeout and what engines may take after it."
+            yield "# More than that may take, which follows from gateway.drain_timeout."
         yield f"TimeoutStopSec={stop_timeout_s(self._config, self._part)}"
 
     def _surroundings(self) -> Iterator[str]:
