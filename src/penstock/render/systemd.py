@@ -172,7 +172,7 @@ class _Unit:
         if self._part is Part.EXPORTER:
             yield "KillMode=control-group"
         else:
-            yield "# SIGTERM goes to the main process alone, which finishes open streams and then ends what they needed;"
+            yield "# SIGTERM goes to the main process alone, which finishes open streams, then ends what they needed;"
             yield "# sent to the whole group, it would end that under them. Whatever process is left at the end gets"
             yield "# SIGKILL, as with control-group."
             yield "KillMode=mixed"
