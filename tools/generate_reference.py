@@ -8,6 +8,7 @@ from pathlib import Path
 from penstock.bench.analysis.definitions import with_chapter
 from penstock.core.config_reference import example_toml, reference_page
 from penstock.core.config_sources import load_config
+from penstock.exporter.reference import exporter_page
 from penstock.render.alerts import ALERTS, GROUPS
 from penstock.render.grafana import grafana
 from penstock.render.prometheus import prometheus
@@ -44,6 +45,7 @@ def main() -> None:
     for name, text in (
         ("penstock.example.toml", example_toml()),
         ("docs/reference/config.md", reference_page()),
+        ("docs/reference/exporter.md", exporter_page()),
         ("docs/reference/metrics.md", metrics_page()),
         *example_monitoring().items(),
         *runbooks().items(),

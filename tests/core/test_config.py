@@ -2,6 +2,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from penstock.core.config import Address, Config, ModelConfig, TenantConfig, Timeouts
+from penstock.core.config_model import Health
 
 
 def test_without_any_file_the_demo_model_is_served() -> None:
@@ -215,6 +216,13 @@ def test_an_engine_option_holds_plain_values(value: object) -> None:
 def test_a_phase_that_is_set_must_fit_into_the_total() -> None:
     with pytest.raises(ValidationError, match="at most the total of 5s"):
         Timeouts.model_validate({"total": "5s", "stall": "6s"})
+
+
+def test_a_stall_is_left_to_the_engine_unless_it_is_set_and_not_to_less_than_its_looks_can_tell() -> None:
+    assert Health().stall_s is None
+    assert Health.model_validate({"stall": "2s", "restart_after": "10m"}).restart_after_s == 600.0
+    with pytest.raises(ValidationError, match="expected at least 2s"):
+        Health.model_validate({"stall": "1999ms"})
 
 
 def test_a_phase_left_at_its_default_is_cut_short_by_the_total() -> None:

@@ -55,6 +55,12 @@ def metrics(running: int, waiting: int, usage: float = 0.5) -> Reply:
     return Reply(200, [], body.encode())
 
 
+def counting(running: int, waiting: int, steps: int) -> Reply:
+    """A page of an engine that counts its steps."""
+    page = metrics(running, waiting)
+    return Reply(200, [], b"%bvllm:iteration_tokens_total_count %d\n" % (page.body, steps))
+
+
 class Client:
     """Answers /metrics with what a test has put there."""
 
@@ -163,6 +169,21 @@ def test_permits_follow_the_engine(play: Play) -> None:
         it.client.answer = metrics(8, 56)
 
         assert 9 <= await it.ask(20) <= 10
+
+    play(scene())
+
+
+def test_an_engine_that_stands_still_teaches_nothing(play: Play) -> None:
+    async def scene() -> None:
+        it = Scene(replica("a"))
+        it.in_flight["a"] = 1000
+        moving = [counting(64, 0, step) for step in range(4)]
+        for it.client.answer in moving:
+            before = await it.ask()
+
+        assert await it.ask(20) == before  # by the page it could take more
+        it.client.answer = counting(64, 0, 5)
+        assert await it.ask() > before
 
     play(scene())
 

@@ -22,7 +22,7 @@ from penstock.exporter.families import Family
 from penstock.exporter.listener import Listener
 from penstock.exporter.notes import Notes
 from penstock.exporter.owners import Owner
-from penstock.exporter.watch import Watch
+from penstock.exporter.pushing import Pushing
 from penstock.store.home import Home
 from penstock.store.runtime import Registration, Registry
 from penstock.telemetry.fake_nvml import library
@@ -113,7 +113,7 @@ async def _serve(config: ExporterConfig, parts: Parts, log: Logger) -> None:
         server.close()
         listener.close()
         if pushing is not None:
-            pushing.stop(0.0)
+            pushing.stop()
         reading.cancel()
         with suppress(asyncio.CancelledError):
             await reading
@@ -132,33 +132,15 @@ async def _listening(listener: Listener, address: Address) -> asyncio.Server:
         ) from None
 
 
-def _pushing(config: ExporterConfig, parts: Parts) -> Watch[None] | None:
-    """Pushes again and again, in a thread of its own; None where nothing is to be pushed."""
+def _pushing(config: ExporterConfig, parts: Parts) -> Pushing | None:
+    """What pushes; None where nothing is to be pushed."""
     if config.otlp_endpoint is None:
         return None
-    push = open_push(config.otlp_endpoint)
-    begun_s = time.monotonic()
-    taken_s: list[float] = []
-
-    def send() -> None:
-        try:
-            push.send(parts.exporter.families())
-        except PenstockError as error:
-            parts.notes.wrong("otlp", "refused", error.message, error.hint)
-            return
-        parts.notes.well("otlp")
-        taken_s[:] = [time.monotonic()]
-
-    watch = Watch(
-        "otlp",
-        send,
-        config.otlp_every_s,
-        time.monotonic,
-        lambda source, error: parts.notes.wrong(source, "bug", repr(error), "please report it"),
-    )
-    parts.exporter.otlp_age_s = lambda: time.monotonic() - (taken_s[0] if taken_s else begun_s)
-    watch.start()
-    return watch
+    exporter, endpoint = parts.exporter, open_push(config.otlp_endpoint)
+    pushing = Pushing(endpoint, exporter.families, config.otlp_every_s, time.monotonic, parts.notes)
+    exporter.otlp_age_s = pushing.age_s
+    pushing.start()
+    return pushing
 
 
 def open_push(endpoint: str) -> Push:

@@ -16,6 +16,7 @@ from penstock.core.config_values import (
     ArgValue,
     Count,
     Duration,
+    Flag,
     FolderPath,
     GpuIndices,
     ImageName,
@@ -30,6 +31,7 @@ from penstock.core.config_values import (
 
 DEMO_SOURCE = "demo"
 REPLICAS_MAX = 64
+STALL_S_MIN = 2.0  # the engine's steps are looked at each second
 
 EngineKind = Literal["llamacpp", "sim", "remote", "vllm", "transformers", "sglang"]
 Routing = Literal["round_robin", "least_load", "p2c", "prefix", "session"]
@@ -100,6 +102,34 @@ class Timeouts(Section):
         if total_s is not None and phase_s > total_s:
             raise ValueError(f"expected at most the total of {total_s:g}s")
         return phase_s
+
+
+class Health(Section):
+    """When a replica counts as stalled, and what then becomes of it."""
+
+    stall_s: Duration | None = Field(
+        default=None,
+        alias="stall",
+        description="Requests, and no step of the engine and no byte of an answer for so long, and the replica is "
+        "stalled: its answers go on elsewhere, and it gets no more requests until it moves again. Left out, 15s "
+        "where vLLM's or SGLang's metrics count steps, else 60s. It has to be longer than the longest step, 2s at "
+        "least.",
+        examples=["10s"],
+    )
+    restart: Flag = Field(
+        default=True,
+        description="Whether one that stays stalled is started again, where Penstock started it.",
+    )
+    restart_after_s: Duration = Field(
+        default=120.0, alias="restart_after", description="How long it may stay stalled until then."
+    )
+
+    @field_validator("stall_s")
+    @classmethod
+    def _longer_than_a_look(cls, stall_s: float | None) -> float | None:
+        if stall_s is not None and stall_s < STALL_S_MIN:
+            raise ValueError(f"expected at least {STALL_S_MIN:g}s")
+        return stall_s
 
 
 class MetricNames(Section):
@@ -224,6 +254,7 @@ class ModelConfig(Section):
     price: PriceConfig = Field(default_factory=PriceConfig, description="What its tokens cost.")
     slo: SloConfig = Field(default_factory=SloConfig, description="How good its service must be.")
     timeouts: Timeouts = Field(default_factory=Timeouts, description="Limits of each phase of a request.")
+    health: Health = Field(default_factory=Health, description="When a replica counts as stalled.")
 
     @property
     def sources(self) -> tuple[str, ...]:

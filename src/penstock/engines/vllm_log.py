@@ -7,15 +7,20 @@ from __future__ import annotations
 
 from penstock.engines.causes import HUB_CAUSES, Causes
 
+# Of 0.32's log, in the order in which they come; a phrase may name its pattern's groups.
 STAGES: Causes = (
-    (r"(?i)time spent downloading weights|downloading .*safetensors", "downloading"),
-    (r"(?i)initializing a v1 llm engine", "starting the engine's processes"),
-    (r"(?i)starting to load model", "reading weights"),
-    (r"(?i)loading safetensors checkpoint shards", "reading weights"),
-    (r"(?i)dynamo bytecode transform|compiling a graph|compile and warming up", "compiling"),
-    (r"(?i)available kv cache memory|kv cache size", "making room for the KV cache"),
-    (r"(?i)profiling cuda graph memory|capturing cuda graph", "capturing CUDA graphs"),
-    (r"(?i)starting vllm server|application startup complete", "ready"),
+    (r"Time spent downloading weights|[Dd]ownloading .*safetensors", "downloading"),
+    (r"Resolved architecture: ", "starting its engine"),
+    (r"Initializing a V1 LLM engine", "starting its workers"),
+    (r"Starting to load model ", "loading the model"),
+    (r"checkpoint shards: +(\d+)% Completed", r"loading weights, \1 %"),
+    (r"Prefetching checkpoint files: (\d+)%", r"reading weights, \1 %"),
+    (r"Loading weights took ", "weights are loaded"),
+    (r"Starting torch\.compile|Dynamo bytecode transform|[Cc]ompile and warming up", "compiling"),
+    (r"Warming up model", "warming up"),
+    (r"KV cache size: ", "warming up"),
+    (r"Capturing CUDA graphs[^%]*?(\d+)%", r"capturing CUDA graphs, \1 %"),
+    (r"init engine \(profile", "starting its server"),
 )
 
 CAUSES: Causes = (
