@@ -280,16 +280,6 @@ def _is_sane(file: Listed) -> bool:
     return is_safe(file.name) and known is not None
 
 
-def local_path(source: str) -> Path | None:
-    """Where `owner/repo/file.gguf` lies in the local cache; None where it does not."""
-    owner, _, rest = source.partition("/")
-    name, _, file = rest.partition("/")
-    if not file:
-        return None
-    found = import_module("huggingface_hub").try_to_load_from_cache(f"{owner}/{name}", file)
-    return Path(found) if isinstance(found, str) else None
-
-
 def _library(repo: str) -> Any:
     try:
         found, tools = import_module("huggingface_hub"), import_module("huggingface_hub.utils")
