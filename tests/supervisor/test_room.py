@@ -133,12 +133,11 @@ def test_a_container_s_limit_counts_and_cached_files_do_not(
 
     (tmp_path / limit).write_text("3000\n")
     limited = host_free_bytes(tmp_path)
-    planned = main_memory_here(tmp_path)
     (tmp_path / limit).write_text("max\n")
 
     assert limited == 2700
-    assert (planned.ram, planned.memory_mib, planned.used_mib) == (True, 0, 1)
     assert host_free_bytes(tmp_path) > 3000
+    assert main_memory_here(tmp_path).name.endswith("GiB of RAM")
 
 
 def test_a_process_holds_memory_and_one_that_is_gone_holds_none() -> None:

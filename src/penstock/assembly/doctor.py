@@ -25,10 +25,13 @@ from penstock.planner.shapes import DamagedError, PlanError
 from penstock.store.home import Home
 from penstock.store.runtime import Registration, Registry, lock_holder
 from penstock.supervisor.ports import why_not_free
-from penstock.telemetry.gpu_driver import Driver, Sight
+from penstock.telemetry.gpu_driver import Driver, Sight, read_within
 
 GPU_ENGINES = frozenset({"vllm", "sglang", "transformers"})
 """Kinds that run on a GPU as a rule."""
+
+DRIVER_WITHIN_S = 20.0
+"""Loading a driver without persistence mode takes some seconds for each GPU."""
 
 
 def examine(
@@ -48,9 +51,7 @@ def examine(
     loaded, problems = _loaded(load)
     config = loaded.config if loaded else None
     models = config.models if config else ()
-    driver = Driver(time.monotonic, nvml)
-    sight = driver.read()
-    driver.close()
+    sight = read_within(Driver(time.monotonic, nvml), DRIVER_WITHIN_S)
     registrations = Registry(home.replicas).registrations()
     gpus = GpuFacts(
         sight,

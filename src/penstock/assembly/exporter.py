@@ -22,12 +22,13 @@ from penstock.exporter.families import Family
 from penstock.exporter.listener import Listener
 from penstock.exporter.notes import Notes
 from penstock.exporter.owners import Owner
-from penstock.exporter.watch import Watch
+from penstock.exporter.pushing import Pushing
 from penstock.store.home import Home
 from penstock.store.runtime import Registration, Registry
 from penstock.telemetry.fake_nvml import library
 from penstock.telemetry.gpu_driver import Driver
 from penstock.telemetry.logs import Logger, open_log
+from penstock.telemetry.notify import Notifier
 
 if TYPE_CHECKING:
     from penstock.exporter.otlp import Push
@@ -72,16 +73,24 @@ class Parts:
 
 
 def run_exporter(
-    config: Config, load: Callable[[], Loaded], home: Home, environ: Mapping[str, str], fake_gpus: Path | None
+    config: Config,
+    load: Callable[[], Loaded],
+    home: Home,
+    environ: Mapping[str, str],
+    fake_gpus: Path | None,
+    notifier: Notifier,
 ) -> None:
     """Runs the exporter until SIGTERM or SIGINT.
+
+    Args:
+        notifier: tells a service manager how it goes.
 
     Raises:
         PenstockError: its address can't be listened on, or the file of fake GPUs can't be read.
     """
     log = open_log(config.log.level, config.log.format)
     parts = Parts(config, load, home, environ, fake_gpus, log)
-    asyncio.run(_serve(config.exporter, parts, log))
+    asyncio.run(_serve(config.exporter, parts, log, notifier))
 
 
 async def look_once(parts: Parts) -> list[Family]:
@@ -93,7 +102,7 @@ async def look_once(parts: Parts) -> list[Family]:
     return parts.exporter.families()
 
 
-async def _serve(config: ExporterConfig, parts: Parts, log: Logger) -> None:
+async def _serve(config: ExporterConfig, parts: Parts, log: Logger, notifier: Notifier) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -104,16 +113,20 @@ async def _serve(config: ExporterConfig, parts: Parts, log: Logger) -> None:
     log.info("exporter_listens", address=str(shown), every_s=config.every_s)
     pushing = _pushing(config, parts)
     reading = asyncio.create_task(parts.exporter.run())
+    beating = asyncio.create_task(notifier.beat(lambda: f"metrics at http://{shown}/metrics"))
+    notifier.ready()
     try:
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait({stopped, reading}, return_when=asyncio.FIRST_COMPLETED)
         if reading.done():
             reading.result()  # a bug of ours is not kept quiet
     finally:
+        notifier.stopping()
+        beating.cancel()
         server.close()
         listener.close()
         if pushing is not None:
-            pushing.stop(0.0)
+            pushing.stop()
         reading.cancel()
         with suppress(asyncio.CancelledError):
             await reading
@@ -132,33 +145,15 @@ async def _listening(listener: Listener, address: Address) -> asyncio.Server:
         ) from None
 
 
-def _pushing(config: ExporterConfig, parts: Parts) -> Watch[None] | None:
-    """Pushes again and again, in a thread of its own; None where nothing is to be pushed."""
+def _pushing(config: ExporterConfig, parts: Parts) -> Pushing | None:
+    """What pushes; None where nothing is to be pushed."""
     if config.otlp_endpoint is None:
         return None
-    push = open_push(config.otlp_endpoint)
-    begun_s = time.monotonic()
-    taken_s: list[float] = []
-
-    def send() -> None:
-        try:
-            push.send(parts.exporter.families())
-        except PenstockError as error:
-            parts.notes.wrong("otlp", "refused", error.message, error.hint)
-            return
-        parts.notes.well("otlp")
-        taken_s[:] = [time.monotonic()]
-
-    watch = Watch(
-        "otlp",
-        send,
-        config.otlp_every_s,
-        time.monotonic,
-        lambda source, error: parts.notes.wrong(source, "bug", repr(error), "please report it"),
-    )
-    parts.exporter.otlp_age_s = lambda: time.monotonic() - (taken_s[0] if taken_s else begun_s)
-    watch.start()
-    return watch
+    exporter, endpoint = parts.exporter, open_push(config.otlp_endpoint)
+    pushing = Pushing(endpoint, exporter.families, config.otlp_every_s, time.monotonic, parts.notes)
+    exporter.otlp_age_s = pushing.age_s
+    pushing.start()
+    return pushing
 
 
 def open_push(endpoint: str) -> Push:
