@@ -12,7 +12,7 @@ Weights and KV cache are exact. The rest is estimated; docs/plan.md compares it 
 - CUDA graphs: logs of vLLM show 0.1 to 0.75 GiB.
 - llama.cpp's compute buffer, for each token of a batch: 32-bit logits, or the MLP where that is wider, and three times
   the residual stream; and a 16-bit mask over the context. It logs 30.07 MiB for the demo model with batches of 2048
-  (30.0 by this), and 258.5 for Llama 3 8B with batches of 512 on a GPU (282, of which the mask is kept elsewhere there).
+  (30.0 by this), and 258.5 for Llama 3 8B with batches of 512 on a GPU (282; the mask is kept elsewhere there).
 - In RAM: its process, and the prompts that it keeps (`CACHE_RAM_MIB` of `engines/llamacpp_server.py`).
 """
 
