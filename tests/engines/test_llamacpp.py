@@ -62,7 +62,7 @@ def start(tmp_path: Path) -> Iterator[Callable[[ModelConfig, int], subprocess.Po
 def test_the_key_is_in_the_environment_and_not_on_the_command_line() -> None:
     launch = llamacpp.launch(model(), Placement("127.0.0.1", 41231, KEY))
 
-    assert launch.env == {"PENSTOCK_INTERNAL_ENGINE_KEY": KEY}
+    assert launch.env["PENSTOCK_INTERNAL_ENGINE_KEY"] == KEY
     assert KEY not in " ".join(launch.argv)
 
 

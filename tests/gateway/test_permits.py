@@ -13,6 +13,7 @@ from tests.e2e.processes import Sim, sim_engine
 
 from penstock.core.config import Address, ModelConfig
 from penstock.core.errors import DeadlineError, OverloadError, PenstockError, Phase
+from penstock.engines.catalog import SPECS
 from penstock.engines.client import ConnectRefusedError, EngineClient, Reply
 from penstock.engines.exchange import Headers, PhaseTimeouts
 from penstock.engines.llamacpp_server import SLOTS
@@ -105,6 +106,7 @@ class Scene:
             self.in_flight,
             self.client,
             self.known.get,
+            lambda replica: SPECS[replica.engine],
             lambda: self.now_s,
             lambda _, error: self.bugs.append(error),
             workers=workers,
@@ -366,7 +368,13 @@ def test_a_real_engines_queue_moves_into_the_gateway(play: Play, engine: Sim) ->
         it = Scene(replica("a", port=engine.port))
         client = EngineClient()
         it.permits = Permits(
-            lambda: it.fleet, it.in_flight, client, it.known.get, lambda: it.now_s, lambda *_: None
+            lambda: it.fleet,
+            it.in_flight,
+            client,
+            it.known.get,
+            lambda replica: SPECS[replica.engine],
+            lambda: it.now_s,
+            lambda *_: None,
         )
         async with busy(client, it, it.fleet.replicas[0].address):
             while it.permits.concurrency("a") > BATCH + 3:
@@ -386,7 +394,13 @@ def test_a_real_engine_shows_its_metrics_to_everybody(play: Play, engine: Sim) -
         it = Scene(Replica("a", "m", "remote", Address("127.0.0.1", engine.port), "wrong", State.READY))
         client = EngineClient()
         it.permits = Permits(
-            lambda: it.fleet, it.in_flight, client, it.known.get, lambda: it.now_s, lambda *_: None
+            lambda: it.fleet,
+            it.in_flight,
+            client,
+            it.known.get,
+            lambda replica: SPECS[replica.engine],
+            lambda: it.now_s,
+            lambda *_: None,
         )
 
         assert await it.ask() == PERMITS_FIRST

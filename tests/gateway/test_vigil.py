@@ -79,7 +79,7 @@ class Scene:
         self.replicas = Replicas(
             lambda: (),
             frozenset,
-            SPECS.__getitem__,
+            lambda replica: SPECS[replica.engine],
             anything,
             lambda before, after: self.changes.append((after.name, before.state, after.state)),
             lambda _, error: self.bugs.append(error),
@@ -94,7 +94,7 @@ class Scene:
         self.vigil = Vigil(
             self.replicas,
             probes,
-            SPECS.__getitem__,
+            lambda replica: SPECS[replica.engine],
             lambda _: STALL_S,
             lambda _: self.permits,
             lambda: self.now_s,

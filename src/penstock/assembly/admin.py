@@ -11,6 +11,7 @@ import msgspec
 from penstock.core.config import Address
 from penstock.core.errors import EngineError, PenstockError
 from penstock.engines.client import EngineClient
+from penstock.policy.fleet import State
 from penstock.supervisor.stalled import StalledReplica
 
 ASK_WITHIN_S = 10.0
@@ -92,7 +93,7 @@ class GatewayAdmin:
         return {
             one["name"]: StalledReplica(one["since_s"], one["evidence"])
             for one in answer["replicas"]
-            if one["state"] == "stalled"
+            if one["state"] == State.STALLED
         }
 
     async def _ask(self, method: bytes, path: bytes) -> dict[str, Any]:

@@ -28,8 +28,9 @@ from penstock.core.config import Config, TracesConfig
 from penstock.core.config_sources import Loaded
 from penstock.core.errors import PenstockError
 from penstock.core.record import RequestRecord
-from penstock.engines.catalog import SPECS
+from penstock.engines.catalog import spec_of
 from penstock.engines.client import EngineClient
+from penstock.engines.spec import EngineSpec
 from penstock.gateway.addresses import client_addresses
 from penstock.gateway.admin import build_admin
 from penstock.gateway.api import build_api
@@ -184,7 +185,7 @@ class _Gateway:
         replicas = Replicas(
             KnownReplicas(self._settings, self._home),
             Drained(self._home.drained),
-            SPECS.__getitem__,
+            self._spec_of,
             self._client,
             self._on_change,
             self._on_bug,
@@ -195,6 +196,7 @@ class _Gateway:
             replicas.in_flight,
             self._client,
             self._known_permits,
+            self._spec_of,
             time.monotonic,
             self._on_bug,
             workers=self._worker.count,
@@ -207,7 +209,7 @@ class _Gateway:
         return Vigil(
             self._replicas,
             Probes(self._client),
-            SPECS.__getitem__,
+            self._spec_of,
             self._stall_s,
             self._permits.concurrency,
             time.monotonic,
@@ -217,6 +219,9 @@ class _Gateway:
     def _stall_s(self, model: str) -> float | None:
         found = self._settings.models.get(model)
         return found.health.stall_s if found is not None else None
+
+    def _spec_of(self, replica: Replica) -> EngineSpec:
+        return spec_of(replica.engine, self._settings.models.get(replica.model))
 
     def _known_permits(self, model: str) -> int | None:
         """What is set for a model's replicas, or known of their engine."""

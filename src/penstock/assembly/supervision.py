@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 
 from penstock.assembly.admin import GatewayAdmin
 from penstock.assembly.commands import Commands
@@ -109,9 +108,9 @@ class Session:
             gateway_admin = GatewayAdmin(self._client, admin.reachable(), self._admin_key)
             commands = self._commands(supervisor, gateway_admin, stack)
             control = Control(self._home.control, commands.carry_out)
-            keepers = partial(_keepers_of, supervisor)
-            restarts = StalledRestarts(gateway_admin.stalled, keepers)
-            beside = (control.run, commands.follow_hangups, self._loading(keepers).run, restarts.run)
+            loading = self._loading(supervisor.all_keepers)
+            stalled = StalledRestarts(gateway_admin.stalled, supervisor.all_keepers)
+            beside = (control.run, commands.follow_hangups, loading.run, stalled.run)
             return self._run(supervisor, self._config.exporter, beside, commands.hang_up)
 
     def run_model(self, model: ModelConfig, out: Callable[[str], None]) -> int:
@@ -207,7 +206,3 @@ class Session:
             unseen.pop_all()
 
         return secret, shown
-
-
-def _keepers_of(supervisor: Supervisor) -> Iterator[Keeper]:
-    return (keeper for model in supervisor.models for keeper in model.keepers)

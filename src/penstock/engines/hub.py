@@ -62,6 +62,16 @@ def fetch(repo: str, name: str, revision: str | None = None, *, library: Any = N
         raise HubError(said.format(repo=repo, name=name), hint=hint.format(repo=repo, name=name)) from error
 
 
+def local_path(source: str) -> Path | None:
+    """Where `owner/repo/file.gguf` lies in the local cache; None where it does not."""
+    owner, _, rest = source.partition("/")
+    name, _, file = rest.partition("/")
+    if not file:
+        return None
+    found = import_module("huggingface_hub").try_to_load_from_cache(f"{owner}/{name}", file)
+    return Path(found) if isinstance(found, str) else None
+
+
 def _library(repo: str) -> Any:
     try:
         return import_module("huggingface_hub")

@@ -15,6 +15,7 @@ from penstock.core.config import ModelConfig
 from penstock.core.errors import EngineError, OverloadError
 from penstock.engines.client import EngineClient
 from penstock.engines.llamacpp_server import SLOTS
+from penstock.engines.spec import EngineSpec
 from penstock.policy.fleet import SERVING, Fleet, Replica
 from penstock.policy.permits import PERMITS_MAX, PERMITS_UNKNOWN, Learned, Sample, learned
 from penstock.wire.exposition import STEPS, EngineLoad, Pulse, read_load, read_pulse
@@ -31,6 +32,7 @@ ASKED_AT_ONCE_MAX = 8
 # default depends on the GPU, so that it is learned.
 _BATCH_OPTIONS: Mapping[str, tuple[str, int | None]] = {
     "llamacpp": ("n_parallel", SLOTS),
+    "sglang": ("max_running_requests", None),
     "sim": ("max_num_seqs", None),
     "vllm": ("max_num_seqs", None),
 }
@@ -61,6 +63,7 @@ class Permits:
         fleet: gives the present snapshot.
         in_flight: the permits that this gateway holds, by replica name.
         known: the permits of a model's replicas where they are set or known; None where they are to be learned.
+        specs: the facts of a replica's engine.
         clock: monotonic seconds.
         on_bug: takes an exception that nobody expected, with where it happened; asking goes on.
         workers: gateways of this machine, which divide what is set or known. What is learned is this one's own
@@ -73,6 +76,7 @@ class Permits:
         in_flight: Mapping[str, int],
         client: EngineClient,
         known: Callable[[str], int | None],
+        specs: Callable[[Replica], EngineSpec],
         clock: Callable[[], float],
         on_bug: Callable[[str, BaseException], None],
         *,
@@ -83,6 +87,7 @@ class Permits:
         self._in_flight = in_flight
         self._client = client
         self._known = known
+        self._specs = specs
         self._clock = clock
         self._on_bug = on_bug
         self._workers = workers
@@ -152,17 +157,18 @@ class Permits:
 
     async def _load_of(self, replica: Replica) -> tuple[EngineLoad | None, Pulse | None, float]:
         """Its load and its pulse, where it tells; and in how many seconds at the soonest to ask again."""
+        spec = self._specs(replica)
         key = [(b"authorization", b"Bearer " + replica.api_key.encode())] if replica.api_key else []
         try:
             reply = await self._client.fetch(
-                replica.address, b"GET", b"/metrics", headers=key, timeout_s=ASK_TIMEOUT_S
+                replica.address, b"GET", spec.metrics_path.encode(), headers=key, timeout_s=ASK_TIMEOUT_S
             )
         except (EngineError, OverloadError):
             return None, None, ASK_AFTER_FAILURE_S
-        load = read_load(reply.body) if reply.status == 200 else None
+        load = read_load(reply.body, spec.load) if reply.status == 200 else None
         if load is None:
             return None, None, ASK_WITHOUT_METRICS_S
-        return load, read_pulse(reply.body, STEPS), 0.0
+        return load, read_pulse(reply.body, spec.steps or STEPS), 0.0
 
     def _part(self, permits: int) -> int:
         return -(-permits // self._workers)

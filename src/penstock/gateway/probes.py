@@ -66,11 +66,11 @@ class Probes:
     async def pulse(self, replica: Replica, spec: EngineSpec, timeout_s: float) -> tuple[Pulse | None, str]:
         """How far its engine has stepped, where it tells; and what is wrong with the page that should tell it."""
         try:
-            reply = await self._get(replica, "/metrics", timeout_s)
+            reply = await self._get(replica, spec.metrics_path, timeout_s)
         except (EngineError, OverloadError) as error:
-            return None, f"/metrics: {error.message}"
+            return None, f"{spec.metrics_path}: {error.message}"
         if reply.status >= 500:
-            return None, f"/metrics says {reply.status}"
+            return None, f"{spec.metrics_path} says {reply.status}"
         return read_pulse(reply.body, spec.steps) if reply.status == 200 else None, ""
 
     async def _get(self, replica: Replica, path: str, timeout_s: float) -> Reply:

@@ -37,7 +37,7 @@ class Replicas:
     Args:
         known: all replicas that shall be there now; called again and again, gives the same object until that changes.
         drained: names of those that shall get no more requests.
-        specs: engine kinds by name.
+        specs: the facts of a replica's engine.
         on_change: told of each replica whose state has changed, before and after.
         on_bug: takes an exception that nobody expected, with where it happened; the watch goes on.
         loading: how far the start of a replica has come, in words; empty where nobody knows.
@@ -47,7 +47,7 @@ class Replicas:
         self,
         known: Callable[[], Sequence[Replica]],
         drained: Callable[[], Collection[str]],
-        specs: Callable[[str], EngineSpec],
+        specs: Callable[[Replica], EngineSpec],
         client: EngineClient,
         on_change: Callable[[Replica, Replica], None],
         on_bug: Callable[[str, BaseException], None],
@@ -168,7 +168,7 @@ class Replicas:
 
     async def _look(self, replica: Replica) -> float:
         """Asks the replica how it is; returns in how many seconds to ask again."""
-        event, cause, evidence = await self._probes.health(replica, self._specs(replica.engine))
+        event, cause, evidence = await self._probes.health(replica, self._specs(replica))
         self._health[replica.name] = event, cause, evidence
         if event is not Event.HEALTHY and self._state(replica.name) in _COMING_UP:
             cause = self._loading(replica.name) or cause

@@ -59,7 +59,7 @@ class Vigil:
     """Watches until it is stopped.
 
     Args:
-        specs: engine kinds by name.
+        specs: the facts of a replica's engine.
         stall_s: for how long a replica of this model may make no progress; None leaves it to its engine.
         permits: how many requests a replica may hold, by its name.
         clock: monotonic seconds.
@@ -70,7 +70,7 @@ class Vigil:
         self,
         replicas: Replicas,
         probes: Probes,
-        specs: Callable[[str], EngineSpec],
+        specs: Callable[[Replica], EngineSpec],
         stall_s: Callable[[str], float | None],
         permits: Callable[[str], int],
         clock: Callable[[], float],
@@ -171,7 +171,7 @@ class Vigil:
     async def _ask(self, replica: Replica, watched: _Watched, within_s: float) -> None:
         pulse, trouble = None, "/metrics could not be asked for"
         try:
-            pulse, trouble = await self._probes.pulse(replica, self._specs(replica.engine), within_s)
+            pulse, trouble = await self._probes.pulse(replica, self._specs(replica), within_s)
         except Exception as error:
             self._on_bug(replica.name, error)
         watched.progress = stall.answered(watched.progress, pulse, trouble, self._clock())
@@ -196,7 +196,7 @@ class Vigil:
         while True:
             await asyncio.sleep(stall.LOOK_EVERY_S)
             within_s = stall.LONG_STEPS_S
-            pulse, _ = await self._probes.pulse(replica, self._specs(replica.engine), within_s)
+            pulse, _ = await self._probes.pulse(replica, self._specs(replica), within_s)
             if pulse is not None and before is not None and pulse != before:
                 return "its engine makes steps again"
 

@@ -126,6 +126,10 @@ class Supervisor:
         """Of all parts that run, those that shall end included."""
         return frozenset(keeper.part.name for keeper in self._tasks)
 
+    def all_keepers(self) -> tuple[Keeper, ...]:
+        """Of the replicas of all models, those that shall end left out."""
+        return tuple(keeper for model in self.models for keeper in model.keepers)
+
     def keepers(self, model: str) -> tuple[Keeper, ...]:
         """Of the replicas of this model, those that shall end left out."""
         found = self._models.get(model)
@@ -165,7 +169,7 @@ class Supervisor:
         return tuple(keeper for keeper in self._tasks if keeper is not self._gateway)
 
     def _keepers(self) -> tuple[Keeper, ...]:
-        named = [keeper for model in self.models for keeper in model.keepers]
+        named = self.all_keepers()
         leaving = [keeper for keeper in self._engines if keeper not in named]
         return (*named, *leaving, *((self._gateway,) if self._gateway is not None else ()))
 
