@@ -236,7 +236,7 @@ class Rolling:
             idle = idle + 1 if fleet.is_idle(name) and not trouble else 0
             seen = fleet.replicas.get(name)
             left = _requests(seen.in_flight if seen else 0)
-            progress.tell(name, trouble or f"draining, {left} left", of_the_kind="draining")
+            progress.tell(name, trouble or f"draining, {left} left", of_the_kind=trouble or "draining")
             if self._clock() > end_s:
                 progress.tell(name, f"stopped with {left}, which should have ended by now")
                 break
