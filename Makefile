@@ -44,8 +44,7 @@ test: $(DEV)  ## run all tests
 
 test-vllm: $(DEV)  ## run the tests on a real vLLM, which is installed outside this folder, once
 	@tools/install_vllm.sh $(VLLM) $(PYTHON)
-	PENSTOCK_VLLM_VENV=$(VLLM) $(BIN)/python -m pytest tests/e2e/test_vllm.py tests/e2e/test_vllm_plan.py \
-		tests/e2e/test_vllm_health.py tests/e2e/test_vllm_rolling.py --timeout 600
+	PENSTOCK_VLLM_VENV=$(VLLM) $(BIN)/python -m pytest tests/e2e/test_vllm*.py --timeout 600
 
 test-simulation: $(DEV)  ## run the gateway's policies in virtual time; SEEDS=20000 for more
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS)

@@ -1,4 +1,4 @@
-"""Writes what is generated: the example, pages of `docs`, heads of runbooks, and `deploy/prometheus`."""
+"""Writes what is generated: the example, pages of `docs`, heads of runbooks, `deploy/prometheus`, `deploy/grafana`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from penstock.bench.analysis.definitions import with_chapter
 from penstock.core.config_reference import example_toml, reference_page
 from penstock.core.config_sources import load_config
 from penstock.render.alerts import ALERTS, GROUPS
+from penstock.render.grafana import grafana
 from penstock.render.prometheus import prometheus
 from penstock.render.runbook import INDEX, by_page, index, with_head
 from penstock.telemetry.reference import metrics_page
@@ -17,10 +18,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def example_monitoring() -> dict[str, str]:
-    """What Prometheus is set up by for the example with every setting uncommented, by its paths."""
+    """What Prometheus and Grafana are set up by for the example with every setting uncommented, by its paths."""
     toml = re.sub(r"(?m)^# ", "", example_toml())
     loaded = load_config(toml_text=toml, toml_name="", environ={}, dotenv_text=None, dotenv_name="")
-    return {f"deploy/prometheus/{name}": text for name, text in prometheus(loaded.config).items()}
+    return {
+        **{f"deploy/prometheus/{name}": text for name, text in prometheus(loaded.config).items()},
+        **{f"deploy/grafana/{name}": text for name, text in grafana(loaded.config).items()},
+    }
 
 
 def runbooks() -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.processes import Gateway, Sim, ready_gateway, remote, sim_engine, wait_until
+from tests.e2e.processes import Gateway, Sim, penstock_up, ready_gateway, remote, sim_engine, wait_until
 from tests.e2e.test_continuation import CHAT, ask, assert_one_answer, events_of, open_stream, read_until
 
 STALL_S = 2.0
@@ -39,14 +40,19 @@ def freeze(engine: Sim, seconds: float) -> None:
     """Stops all steps of the engine; what asked for it is not waited for."""
     with engine.connect() as sock:
         body = json.dumps({"model": "m", "prompt": "x", "max_tokens": 1, "sim_fault": f"freeze={seconds}s"})
-        head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        key = "".join(f"{name}: {value}\r\n" for name, value in engine.headers.items())
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\n{key}Content-Length: {len(body)}\r\n\r\n"
         sock.sendall((head + body).encode())
         wait_until(lambda: engine.seen()["requests"], "the engine to be frozen")
 
 
-def replica(front: Gateway, number: int) -> dict[str, Any]:
-    found: dict[str, Any] = front.admin("/admin/fleet").json()["replicas"][number]
+def fleet(front: Gateway) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = front.admin("/admin/fleet").json()["replicas"]
     return found
+
+
+def replica(front: Gateway, number: int) -> dict[str, Any]:
+    return next((one for one in fleet(front) if one["name"] == f"m-{number}"), {"state": "absent"})
 
 
 def state(front: Gateway, number: int) -> str:
@@ -95,7 +101,7 @@ def test_streams_of_an_engine_that_stands_still_go_on_elsewhere_and_it_comes_bac
         health = one.request("GET", "/health").status
         others = [front.ask("hi", "m", max_tokens=2).status for _ in range(4)]
 
-    assert STALL_S - 0.5 <= took_s <= STALL_S + 2.0
+    assert took_s >= STALL_S - 0.5
     assert health == 200
     assert others == [200] * 4
     assert len(found) == 6
@@ -175,3 +181,42 @@ def test_an_engine_with_more_than_it_can_run_is_busy_serves_and_never_stalls(tmp
         wait_until(lambda: state(front, 0) == "ready", "it to have room again")
         assert {after for _, after in moves(front, 0)[-2:]} == {"busy", "ready"}
         assert not [move for move in moves(front, 0) if "stalled" in move]
+
+
+UP = """
+[[models]]
+name = "m"
+engine = "sim"
+replicas = 2
+engine_args = { load_s = 2.5 }
+health = { stall = "2s", restart_after = "2s" }
+"""
+
+
+def test_one_that_stays_stalled_is_started_again_and_tells_how_far_it_is(tmp_path: Path) -> None:
+    with penstock_up(tmp_path, UP) as stack:
+        own = json.loads((stack.home / "run" / "replicas" / "m-0.json").read_text())
+        engine = Sim(
+            stack.process,
+            int(own["url"].rpartition(":")[2]),
+            stack.log,
+            {"Authorization": f"Bearer {own['api_key']}"},
+        )
+        freeze(engine, 600.0)
+        with answers(stack, 4, max_tokens=3) as found:
+            pass
+
+        loading = wait_until(lambda: _loading(stack), "it to load anew")
+        ready = stack.request("GET", "/ready").status
+        wait_until(lambda: state(stack, 0) == "ready", "it to be ready again")
+
+        assert [events[-1] for events in found] == ["[DONE]"] * 4
+        assert re.fullmatch(r"loading; \S+ [KMG]B in memory; \d+ s.* the \d+ s of last time", loading)
+        assert ready == 200  # by the other one
+        assert "m-0 is restarted: it has been stalled for" in stack.log.read_text()
+        assert json.loads((stack.home / "run" / "replicas" / "m-0.json").read_text())["pid"] != own["pid"]
+
+
+def _loading(stack: Gateway) -> str:
+    cause = next((one["cause"] for one in fleet(stack) if one["name"] == "m-0"), "")
+    return cause if cause.startswith("loading") else ""

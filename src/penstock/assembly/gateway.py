@@ -99,6 +99,7 @@ class _Gateway:
     def __init__(self, config: Config, load: Callable[[], Loaded], home: Home, worker: Worker) -> None:
         self._health = Health()
         self._home = home
+        self._parts = PartReports(home.parts)
         self._worker = worker
         self._log = open_log(config.log.level, config.log.format)
         self._settings = Settings(config)
@@ -140,7 +141,6 @@ class _Gateway:
         self._board = Board(home.workers, worker.number)
         self._overview = self._look()
         self._reload = GatewayReload(self._settings, load, self._follow, worker, self._log)
-        self._parts = PartReports(home.parts)
         self._show()
         self._server = self._listeners(config)
 
@@ -188,7 +188,7 @@ class _Gateway:
             self._client,
             self._on_change,
             self._on_bug,
-            PartReports(self._home.parts).loading,
+            self._parts.loading,
         )
         permits = Permits(
             lambda: replicas.fleet,

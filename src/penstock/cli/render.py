@@ -14,7 +14,7 @@ import typer
 
 from penstock.cli.terminal import EXIT_USAGE, UsageError, epilog, out
 
-KINDS = ("prometheus",)
+KINDS = ("grafana", "prometheus")
 
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="Folder to write to; else everything is printed.")

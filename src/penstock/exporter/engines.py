@@ -70,7 +70,17 @@ def _metric(name: str, kind: Kind, text: str) -> Metric:
 
 STEPS = counter("steps", *dict.fromkeys(name for spec in SPECS.values() for name in spec.steps))
 FINISHED = counter("finished", b"vllm:request_success_total", b"sglang:num_requests_total")
-FIGURES: tuple[Figure, ...] = (*ENGINE, STEPS, FINISHED)
+# What vLLM alone tells of where the time of its requests went; by its count of them, which FINISHED is, they are means.
+PHASES = tuple(
+    counter(f"{phase}_seconds", f"vllm:{of}_seconds_sum".encode())
+    for phase, of in (
+        ("queue", "request_queue_time"),
+        ("prefill", "request_prefill_time"),
+        ("decode", "request_decode_time"),
+        ("e2e", "e2e_request_latency"),
+    )
+)
+FIGURES: tuple[Figure, ...] = (*ENGINE, STEPS, FINISHED, *PHASES)
 
 UP = _metric("up", Kind.GAUGE, "1 where the page of the engine could be read.")
 OF_FIGURE = {
@@ -94,6 +104,12 @@ OF_FIGURE = {
     "finished": _metric(
         "requests_finished_total", Kind.COUNTER, "Requests that have ended, however they did."
     ),
+    "queue_seconds": _metric("queue_seconds_total", Kind.COUNTER, "Time of its requests in its own line."),
+    "prefill_seconds": _metric(
+        "prefill_seconds_total", Kind.COUNTER, "Time in which their prompts were read."
+    ),
+    "decode_seconds": _metric("decode_seconds_total", Kind.COUNTER, "Time in which their answers were made."),
+    "e2e_seconds": _metric("e2e_seconds_total", Kind.COUNTER, "Time from their arrival to their end."),
 }
 METRICS = (UP, *OF_FIGURE.values())
 

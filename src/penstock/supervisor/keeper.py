@@ -127,12 +127,12 @@ class Keeper:
     async def _one_life(self) -> tuple[Ended | None, Explanation]:
         """How its process ended, None where it could not be started; and why, in a sentence."""
         name = self.part.name
-        self._hung = ""
+        self._hung = self._restart_cause = ""
         try:
             await self._let_gpus_go()
             child = await self._spawn()
         except PenstockError as error:
-            return None, Explanation(error.message)
+            return None, Explanation("; ".join(filter(None, (f"{name}: {error.message}", error.hint))))
         except OSError as error:  # no room for the log or the record
             return None, Explanation(f"{name} can't be started: {error}")
         if child is None:
@@ -199,6 +199,8 @@ class Keeper:
                 f"{name} hung before it was ready and was ended: {self._hung}; look at its log, and raise "
                 "models.N.start_timeout if it needs longer"
             )
+        if self._restart_cause:
+            return Explanation(f"{name} is restarted: {self._restart_cause}")
         why = explained(ended, self.part.causes, was_ready=self.became_ready.is_set())
         more = [self._beside] if self._beside and ended.returncode else []
         if ended.stuck:
@@ -236,11 +238,11 @@ class Keeper:
                 await self._stopping.wait()
 
     async def _let_gpus_go(self) -> None:
-        """Waits until the driver names none of its former processes any more, or said why it goes on."""
+        """Waits until the driver names none of its former processes any more, or says why it goes on."""
         began_s, said = self._around.clock(), False
-        while holding := self._former & (await self._users()).keys():
+        while (holding := self._former & (await self._users()).keys()) and not self._stopping.is_set():
             pids = ", ".join(map(str, sorted(holding)))
-            if self._stopping.is_set() or self._around.clock() - began_s >= GPU_FREE_WITHIN_S:
+            if self._around.clock() - began_s >= GPU_FREE_WITHIN_S:
                 self._around.say(
                     f"{self.part.name}: pid {pids} has ended but its GPU's memory is still not free after "
                     f"{format_duration(GPU_FREE_WITHIN_S)}; started all the same: if it fails, reset that GPU "
