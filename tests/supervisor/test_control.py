@@ -183,3 +183,8 @@ def test_nobody_there_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     with pytest.raises(PenstockError, match=r"the supervisor does not listen at .*: no such file"):
         list(asked(tmp_path / "control", RESTART))
+
+
+def test_a_folder_that_takes_no_socket_is_said_with_what_still_works(tmp_path: Path) -> None:
+    with pytest.raises(PenstockError, match=r"can't be made a socket \(no such file.*SIGHUP still reloads"):
+        asyncio.run(Control(tmp_path / "absent" / "control", obliging).run())

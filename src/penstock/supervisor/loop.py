@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from penstock.core.errors import PenstockError
 from penstock.core.units import format_duration
 from penstock.supervisor.keeper import Keeper
 
@@ -191,6 +192,8 @@ class Supervisor:
         """What fails beside the engines is said, and ends none of them."""
         try:
             await run()
+        except PenstockError as error:
+            self._say(f"error: {error.message}")
         except Exception:
             for line in traceback.format_exc().splitlines():
                 self._say(line)
