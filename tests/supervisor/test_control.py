@@ -169,6 +169,7 @@ def test_too_many_at_once_are_turned_away(tmp_path: Path) -> None:
         answer = await asyncio.to_thread(lambda: list(asked(path, RESTART)))
         for _, writer in others:
             writer.close()
+            await writer.wait_closed()
         serving.cancel()
         await asyncio.gather(serving, return_exceptions=True)
         return answer

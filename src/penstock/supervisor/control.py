@@ -111,6 +111,7 @@ class Control:
                 for task in self._conversations:
                     task.cancel()
                 await asyncio.gather(*self._conversations, return_exceptions=True)
+                await asyncio.sleep(0)  # their sockets are closed in the next turn of the loop
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
