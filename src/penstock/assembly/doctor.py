@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def examine(
         config_problems=problems,
         config_warnings=loaded.warnings if loaded else (),
         models=tuple(_model(model) for model in models),
-        engines=installed_engines(environ, [environ.get(VENV_VARIABLE, "")]),
+        engines=installed_engines(environ, [environ.get(VENV_VARIABLE, ""), *_venvs(models)]),
         ports=_ports(config) if config else {},
         running=holder.pid if holder else 0,
         token_from=token_source(environ, "HF_TOKEN" in loaded.engine_environ if loaded else False),
@@ -86,6 +86,10 @@ def _loaded(load: Callable[[], Loaded]) -> tuple[Loaded | None, tuple[str, ...]]
         return load(), ()
     except PenstockError as error:
         return None, tuple(error.message.splitlines())
+
+
+def _venvs(models: Iterable[ModelConfig]) -> Iterator[str]:
+    return (str(model.venv) for model in models if model.venv)
 
 
 def _model(model: ModelConfig) -> ModelFacts:
