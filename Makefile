@@ -22,7 +22,7 @@ INSTALL_FAILED = { echo "error: installing failed; the lines above say why" >&2;
 	echo "hint: pip needs a package index; set PIP_INDEX_URL where yours is not the usual one" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up stop status test test-vllm test-simulation soak soak-saturation bench-gateway monitoring loadtest benchmark check fmt lock clean python
+.PHONY: help setup up download stop status test test-vllm test-simulation soak soak-saturation bench-gateway monitoring loadtest benchmark check fmt lock clean python
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ setup: $(RUNTIME)  ## install Penstock into .venv
 
 up: $(RUNTIME)  ## start the engines and the gateway; Ctrl-C stops them
 	@exec $(BIN)/penstock up
+
+download: $(RUNTIME)  ## download a model from the Hub, or what is configured; MODEL=owner/model
+	@$(BIN)/penstock pull $(MODEL)
 
 stop: $(RUNTIME)  ## stop what `make up` started
 	@$(BIN)/penstock stop

@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from penstock.core.config import ModelConfig
-from penstock.supervisor.machine import family, host_free_bytes, private_bytes, resident_bytes
+from penstock.supervisor.machine import (
+    family,
+    host_free_bytes,
+    main_memory_here,
+    private_bytes,
+    resident_bytes,
+)
 from penstock.supervisor.room import HOST_RESERVE_BYTES, Machine, Room, room_beside
 from penstock.telemetry.gpu import GpuMemory
 
@@ -131,6 +137,7 @@ def test_a_container_s_limit_counts_and_cached_files_do_not(
 
     assert limited == 2700
     assert host_free_bytes(tmp_path) > 3000
+    assert main_memory_here(tmp_path).name.endswith("GiB of RAM")
 
 
 def test_a_process_holds_memory_and_one_that_is_gone_holds_none() -> None:

@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 from penstock.assembly.premises import Premises
+from penstock.assembly.pulling import token_of
 from penstock.core.config import Address, ModelConfig
 from penstock.core.config_sources import Loaded
 from penstock.core.errors import PenstockError
 from penstock.engines.catalog import SPECS
 from penstock.engines.client import EngineClient
+from penstock.engines.hub import Hub
 from penstock.engines.remote import SCHEME
 from penstock.policy.restart import RestartLimits
 from penstock.store.home import Home
@@ -59,6 +61,7 @@ class Engines:
         """Starts engines by this configuration from now on."""
         tokens = {name: secret.get_secret_value() for name, secret in loaded.engine_environ.items()}
         self._around = self.premises.around({**tokens, **self._environ})
+        self._hub_token = token_of(None, (self._environ, tokens))
         self._drain_s = loaded.config.gateway.drain_timeout_s
         self.premises.gpus.name(loaded.config.models)
 
@@ -75,7 +78,7 @@ class Engines:
         """
         for warning in check_models(models, SPECS, only):
             self._say(f"warning: {warning}")
-        check_fit(models, lambda: detect(os.environ), only)
+        check_fit(models, lambda: detect(os.environ), only, Hub(self._hub_token).lacking)
         self.premises.check_gpus(models)
 
     async def check_aside(self, models: Sequence[ModelConfig], only: Callable[[ModelConfig], bool]) -> None:

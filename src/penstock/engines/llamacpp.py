@@ -10,7 +10,7 @@ from pathlib import Path
 
 import penstock
 from penstock.core.config import DEMO_SOURCE, ModelConfig
-from penstock.engines import hub
+from penstock.engines.hub import local_path
 from penstock.engines.llamacpp_server import DRAIN_VARIABLE, KEY_VARIABLE
 from penstock.engines.spec import EngineSpec, Launch, Placement
 from penstock.wire.resume import Manner
@@ -49,7 +49,7 @@ def model_path(model: ModelConfig) -> Path:
         return DEMO_FILE
     path = Path(str(model.source)).expanduser()
     is_on_hub = not path.exists() and _ON_HUB.fullmatch(str(model.source)) is not None
-    return (hub.local_path(str(model.source)) if is_on_hub else None) or path
+    return (local_path(str(model.source)) if is_on_hub else None) or path
 
 
 def launch(model: ModelConfig, placement: Placement) -> Launch:
