@@ -82,7 +82,9 @@ def test_model_files_that_are_missing_or_strange_and_a_taken_port_are_found(
 def test_a_model_of_the_hub_is_looked_for_in_the_cache_and_never_on_the_network(
     penstock: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HF_HUB_CACHE", str(folder / "cache"))
+    monkeypatch.setenv("HF_HOME", str(folder / "cache"))
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "HF_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
     (folder / "penstock.toml").write_text(
         '[[models]]\nname = "m"\nengine = "llamacpp"\nsource = "owner/model:Q4_K_M"\n'
