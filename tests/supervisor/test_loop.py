@@ -35,6 +35,7 @@ class Stage:
     others_serve: bool = False
     events: list[str] = field(default_factory=list)
     said: Said = field(default_factory=Said)
+    told: list[str] = field(default_factory=list)
     banners: int = 0
 
     def __post_init__(self) -> None:
@@ -48,7 +49,9 @@ class Stage:
             self.gateway,
             others_serve=self.others_serve,
             unready=self._unready,
+            on_waiting=self.told.append,
             on_ready=self._on_ready,
+            on_stopping=self._on_stopping,
             say=self.said,
         )
 
@@ -73,6 +76,9 @@ class Stage:
     async def _unready(self) -> str:
         waiting = [kept.part.name for kept in (*self.engines, self.gateway) if not kept.became_ready.is_set()]
         return ", ".join(waiting)
+
+    async def _on_stopping(self) -> None:
+        self.told.append(f"stopping, down: {self.supervisor.down}")
 
     def _on_ready(self) -> None:
         self.banners += 1
@@ -105,6 +111,15 @@ def test_a_signal_stops_the_gateway_before_the_engines(tmp_path: Path) -> None:
     assert sorted(stage.events[:3]) == ["a-0 started", "a-1 started", "gateway started"]
     assert stage.events[3] == "gateway ended"
     assert sorted(stage.events[4:]) == ["a-0 ended", "a-1 ended"]
+
+
+def test_it_tells_what_it_waits_for_and_that_it_is_about_to_stop(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+
+    stage.run(_signal(signal.SIGTERM))
+
+    assert stage.told[0] == "a-0, gateway"
+    assert stage.told[-1] == "stopping, down: ()"
     assert stage.said.lines[-1] == "stopped"
 
 

@@ -29,6 +29,7 @@ from penstock.store.runtime import Registration, Registry
 from penstock.telemetry.fake_nvml import library
 from penstock.telemetry.gpu_driver import Driver
 from penstock.telemetry.logs import Logger, open_log
+from penstock.telemetry.notify import Notifier
 
 if TYPE_CHECKING:
     from penstock.exporter.otlp import Push
@@ -73,16 +74,24 @@ class Parts:
 
 
 def run_exporter(
-    config: Config, load: Callable[[], Loaded], home: Home, environ: Mapping[str, str], fake_gpus: Path | None
+    config: Config,
+    load: Callable[[], Loaded],
+    home: Home,
+    environ: Mapping[str, str],
+    fake_gpus: Path | None,
+    notifier: Notifier,
 ) -> None:
     """Runs the exporter until SIGTERM or SIGINT.
+
+    Args:
+        notifier: tells a service manager how it goes.
 
     Raises:
         PenstockError: its address can't be listened on, or the file of fake GPUs can't be read.
     """
     log = open_log(config.log.level, config.log.format)
     parts = Parts(config, load, home, environ, fake_gpus, log)
-    asyncio.run(_serve(config.exporter, parts, log))
+    asyncio.run(_serve(config.exporter, parts, log, notifier))
 
 
 async def look_once(parts: Parts) -> list[Family]:
@@ -94,7 +103,7 @@ async def look_once(parts: Parts) -> list[Family]:
     return parts.exporter.families()
 
 
-async def _serve(config: ExporterConfig, parts: Parts, log: Logger) -> None:
+async def _serve(config: ExporterConfig, parts: Parts, log: Logger, notifier: Notifier) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -105,12 +114,16 @@ async def _serve(config: ExporterConfig, parts: Parts, log: Logger) -> None:
     log.info("exporter_listens", address=str(shown), every_s=config.every_s)
     pushing = _pushing(config, parts)
     reading = asyncio.create_task(parts.exporter.run())
+    beating = asyncio.create_task(notifier.beat(lambda: f"metrics at http://{shown}/metrics"))
+    notifier.ready()
     try:
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait({stopped, reading}, return_when=asyncio.FIRST_COMPLETED)
         if reading.done():
             reading.result()  # a bug of ours is not kept quiet
     finally:
+        notifier.stopping()
+        beating.cancel()
         server.close()
         listener.close()
         if pushing is not None:

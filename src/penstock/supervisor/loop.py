@@ -47,7 +47,9 @@ class Supervisor:
         gateway: None to run replicas alone.
         others_serve: whether some model has replicas that it does not run.
         unready: why clients can't be served yet; empty when they can.
+        on_waiting: told what `unready` says, as long as that is something.
         on_ready: called once, when `unready` first says nothing.
+        on_stopping: called before anything is stopped.
         say: prints a line for the owner.
     """
 
@@ -58,7 +60,9 @@ class Supervisor:
         *,
         others_serve: bool,
         unready: Callable[[], Awaitable[str]],
+        on_waiting: Callable[[str], None] = lambda _: None,
         on_ready: Callable[[], None],
+        on_stopping: Callable[[], Awaitable[None]] | None = None,
         say: Callable[[str], None],
     ) -> None:
         self.stopping = False
@@ -69,7 +73,9 @@ class Supervisor:
         self._changed = asyncio.Event()
         self._others_serve = others_serve
         self._unready = unready
+        self._on_waiting = on_waiting
         self._on_ready = on_ready
+        self._on_stopping = on_stopping
         self._say = say
         self._ready = False
         self._asked = asyncio.Event()
@@ -120,6 +126,11 @@ class Supervisor:
     def models(self) -> tuple[ModelKeepers, ...]:
         """Those whose replicas it runs now."""
         return tuple(self._models.values())
+
+    @property
+    def down(self) -> tuple[str, ...]:
+        """The parts that are not up."""
+        return tuple(keeper.part.name for keeper in self._keepers() if not keeper.became_ready.is_set())
 
     @property
     def names(self) -> frozenset[str]:
@@ -220,6 +231,7 @@ class Supervisor:
         clock = asyncio.get_running_loop().time
         started_s = said_s = clock()
         while reason := await self._unready():
+            self._on_waiting(reason)
             if clock() - said_s >= WAITING_SAID_EVERY_S:
                 said_s = clock()
                 self._say(f"not ready after {format_duration(said_s - started_s)}: {reason}")
@@ -230,6 +242,8 @@ class Supervisor:
     async def _stop(self, trouble: str) -> None:
         if trouble:
             self._say(f"error: {trouble}")
+        if self._on_stopping is not None:
+            await self._on_stopping()
         if self._gateway is not None:
             if self._ready and not trouble:
                 self._say("stopping: open requests are finished first; Ctrl-C again stops at once")
