@@ -12,6 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
+SYSTEMD := $(HOME)/.cache/penstock/systemd
 VLLM := $(or $(PENSTOCK_VLLM_VENV),$(HOME)/.cache/penstock/vllm)
 LOADTESTS := build/loadtests
 NOW := $(shell date +%Y%m%d-%H%M%S)
@@ -22,7 +23,7 @@ INSTALL_FAILED = { echo "error: installing failed; the lines above say why" >&2;
 	echo "hint: pip needs a package index; set PIP_INDEX_URL where yours is not the usual one" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up download stop status test test-vllm test-alerts test-simulation soak soak-saturation bench-gateway monitoring loadtest benchmark check fmt lock clean python
+.PHONY: help setup up download stop status test test-vllm test-systemd test-alerts test-simulation soak soak-saturation bench-gateway monitoring loadtest benchmark check fmt lock clean python
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +49,11 @@ test: $(DEV)  ## run all tests
 test-vllm: $(DEV)  ## run the tests on a real vLLM, which is installed outside this folder, once
 	@tools/install_vllm.sh $(VLLM) $(PYTHON)
 	PENSTOCK_VLLM_VENV=$(VLLM) $(BIN)/python -m pytest tests/contract tests/e2e/test_vllm*.py --timeout 600
+
+test-systemd: $(DEV)  ## run the tests under a real systemd, in a container made outside this folder, once; needs root
+	@tools/install_systemd_image.sh $(SYSTEMD)
+	PENSTOCK_TEST_CONTAINERS=1 PENSTOCK_TEST_SYSTEMD=$(SYSTEMD) \
+		$(BIN)/python -m pytest tests/e2e/test_systemd.py --timeout 900
 
 test-alerts: $(DEV)  ## break a stack in many ways, and see a real Prometheus and Alertmanager tell of each
 	@tools/install_test_packages.sh

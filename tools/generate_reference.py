@@ -1,4 +1,4 @@
-"""Writes what is generated: the example, pages of `docs`, heads of runbooks, `deploy/prometheus`, `deploy/grafana`."""
+"""Writes what is generated: the example, pages of `docs`, heads of runbooks, and what `deploy` has of renders."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from penstock.bench.analysis.definitions import with_chapter
+from penstock.core.config import Config
 from penstock.core.config_reference import example_toml, reference_page
 from penstock.core.config_sources import load_config
 from penstock.exporter.reference import exporter_page
@@ -13,9 +14,11 @@ from penstock.render.alerts import ALERTS, GROUPS
 from penstock.render.grafana import grafana
 from penstock.render.prometheus import prometheus
 from penstock.render.runbook import INDEX, by_page, index, with_head
+from penstock.render.systemd import Site, units
 from penstock.telemetry.reference import metrics_page
 
 ROOT = Path(__file__).resolve().parent.parent
+SITE = Site(command=Path("/opt/penstock/bin/penstock"), config=Path("/etc/penstock/penstock.toml"))
 
 
 def example_monitoring() -> dict[str, str]:
@@ -50,6 +53,7 @@ def main() -> None:
         *example_monitoring().items(),
         *runbooks().items(),
         ("docs/bench.md", with_chapter(bench.read_text(encoding="utf-8"))),
+        *((f"deploy/systemd/{name}", text) for name, text in units(Config(), SITE).items()),
     ):
         path = ROOT / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,10 +4,11 @@
 set -u
 
 packages=""
-for command in nginx haproxy curl redis-server redis-cli promtool prometheus-alertmanager; do
+for command in nginx haproxy curl redis-server redis-cli promtool prometheus-alertmanager systemd-analyze; do
     case $command in # the others are named as their packages are
     redis-cli) package=redis-tools ;;
     promtool) package=prometheus ;;
+    systemd-analyze) package=systemd ;; # for its linter; nothing of it is started
     *) package=$command ;;
     esac
     command -v "$command" >/dev/null 2>&1 || [ -x "/usr/sbin/$command" ] || packages="$packages $package"

@@ -110,6 +110,22 @@ def test_a_dotenv_beside_the_configuration_is_read(penstock: Command, folder: Pa
     assert "config/.env" in result.err
 
 
+def test_the_credential_of_a_service_takes_the_place_of_a_dotenv(
+    penstock: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / ".env").write_text("PENSTOCK_GATEWAY__ADMIN=nonsense\n")
+    (folder / "credentials").mkdir()
+    (folder / "credentials" / "penstock.env").write_text("PENSTOCK_GATEWAY__LISTEN=nonsense\n")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder / "credentials"))
+
+    result = penstock("up")
+
+    assert result.code == 2
+    assert "gateway.listen" in result.err
+    assert "credentials/penstock.env" in result.err
+    assert "gateway.admin" not in result.err
+
+
 def test_an_unknown_model_is_answered_with_the_nearest(penstock: Command) -> None:
     result = penstock("engine", "penstok-demo")
 

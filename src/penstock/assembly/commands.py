@@ -16,6 +16,7 @@ from penstock.core.units import format_duration
 from penstock.supervisor.control import Ask, Tell
 from penstock.supervisor.keeper import Keeper
 from penstock.supervisor.loop import Supervisor
+from penstock.telemetry.notify import Notifier
 
 
 class Commands:
@@ -23,6 +24,7 @@ class Commands:
 
     Args:
         say: prints a line for the owner.
+        notifier: tells a service manager of reloads.
     """
 
     def __init__(
@@ -32,12 +34,14 @@ class Commands:
         reloading: Reloading,
         engines: Engines,
         say: Callable[[str], None],
+        notifier: Notifier,
     ) -> None:
         self._supervisor = supervisor
         self._rolling = rolling
         self._reloading = reloading
         self._engines = engines
         self._say = say
+        self._notifier = notifier
         self._one_at_a_time = asyncio.Lock()
         self._under_way = ""
         self._hung_up = asyncio.Event()
@@ -107,7 +111,10 @@ class Commands:
         return outcome
 
     async def _reload(self, ask: Ask, tell: Tell) -> str:
-        return await self._reloading.run(in_place=ask.in_place, ready_within_s=ask.ready_within_s, tell=tell)
+        with self._notifier.reloading():
+            return await self._reloading.run(
+                in_place=ask.in_place, ready_within_s=ask.ready_within_s, tell=tell
+            )
 
     async def _restart(self, ask: Ask, tell: Tell) -> str:
         began_s = time.monotonic()

@@ -14,6 +14,7 @@ from penstock.core.address import Address
 from penstock.core.config import Config, ExporterConfig
 from penstock.core.config_sources import Loaded
 from penstock.core.errors import PenstockError
+from penstock.engines.catalog import spec_of
 from penstock.engines.client import EngineClient
 from penstock.engines.hub_cache import cache_folder
 from penstock.exporter.engines import Engines, Target
@@ -28,6 +29,7 @@ from penstock.store.runtime import Registration, Registry
 from penstock.telemetry.fake_nvml import library
 from penstock.telemetry.gpu_driver import Driver
 from penstock.telemetry.logs import Logger, open_log
+from penstock.telemetry.notify import Notifier
 
 if TYPE_CHECKING:
     from penstock.exporter.otlp import Push
@@ -72,16 +74,24 @@ class Parts:
 
 
 def run_exporter(
-    config: Config, load: Callable[[], Loaded], home: Home, environ: Mapping[str, str], fake_gpus: Path | None
+    config: Config,
+    load: Callable[[], Loaded],
+    home: Home,
+    environ: Mapping[str, str],
+    fake_gpus: Path | None,
+    notifier: Notifier,
 ) -> None:
     """Runs the exporter until SIGTERM or SIGINT.
+
+    Args:
+        notifier: tells a service manager how it goes.
 
     Raises:
         PenstockError: its address can't be listened on, or the file of fake GPUs can't be read.
     """
     log = open_log(config.log.level, config.log.format)
     parts = Parts(config, load, home, environ, fake_gpus, log)
-    asyncio.run(_serve(config.exporter, parts, log))
+    asyncio.run(_serve(config.exporter, parts, log, notifier))
 
 
 async def look_once(parts: Parts) -> list[Family]:
@@ -93,7 +103,7 @@ async def look_once(parts: Parts) -> list[Family]:
     return parts.exporter.families()
 
 
-async def _serve(config: ExporterConfig, parts: Parts, log: Logger) -> None:
+async def _serve(config: ExporterConfig, parts: Parts, log: Logger, notifier: Notifier) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -104,12 +114,16 @@ async def _serve(config: ExporterConfig, parts: Parts, log: Logger) -> None:
     log.info("exporter_listens", address=str(shown), every_s=config.every_s)
     pushing = _pushing(config, parts)
     reading = asyncio.create_task(parts.exporter.run())
+    beating = asyncio.create_task(notifier.beat(lambda: f"metrics at http://{shown}/metrics"))
+    notifier.ready()
     try:
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait({stopped, reading}, return_when=asyncio.FIRST_COMPLETED)
         if reading.done():
             reading.result()  # a bug of ours is not kept quiet
     finally:
+        notifier.stopping()
+        beating.cancel()
         server.close()
         listener.close()
         if pushing is not None:
@@ -164,13 +178,17 @@ class _Replicas:
 
     def targets(self) -> Iterator[Target]:
         """Where their pages are."""
-        for entry in self._registry.registrations():
-            yield _target(entry.name, entry.model, entry.engine, entry.url, entry.api_key)
         self._follow()
-        for model in self._config.models:
+        models = {model.name: model for model in self._config.models}
+        for entry in self._registry.registrations():
+            spec = spec_of(entry.engine, models.get(entry.model))
+            yield Target(entry.name, entry.model, spec, _address(entry.url), entry.api_key)
+        for model in models.values():
             key = model.api_key.get_secret_value() if model.api_key else ""
             for number, url in enumerate(model.sources if model.engine == "remote" else ()):
-                yield _target(f"{model.name}-{number}", model.name, model.engine, url, key)
+                yield Target(
+                    f"{model.name}-{number}", model.name, spec_of("remote", model), _address(url), key
+                )
 
     def owners(self) -> list[Owner]:
         """The processes of those registered."""
@@ -184,8 +202,8 @@ class _Replicas:
             self._config = self._load().config
 
 
-def _target(name: str, model: str, engine: str, url: str, key: str) -> Target:
-    return Target(name, model, engine, Address.parse(url.removeprefix("http://")), key)
+def _address(url: str) -> Address:
+    return Address.parse(url.removeprefix("http://").rstrip("/"))
 
 
 def _owner(entry: Registration) -> Owner:

@@ -57,6 +57,7 @@ from penstock.store.runtime import Drained, PartReports
 from penstock.telemetry.fleet_state import part_lines
 from penstock.telemetry.logs import RequestLog, open_log
 from penstock.telemetry.metrics import Metrics
+from penstock.telemetry.notify import Notifier
 from penstock.telemetry.records import Records
 from penstock.telemetry.together import together
 
@@ -71,23 +72,28 @@ SWITCH_INTERVAL_S = 0.0005
 TEND_EVERY_S = 1.0
 
 
-def run_gateway(config: Config, load: Callable[[], Loaded], home: Home, worker: Worker) -> None:
+def run_gateway(
+    config: Config, load: Callable[[], Loaded], home: Home, worker: Worker, notifier: Notifier
+) -> None:
     """Runs the gateway until it is told to stop and has drained.
 
     Args:
         load: reads the configuration anew; raises ConfigError.
         worker: which of several this one is.
+        notifier: tells a service manager how it goes.
 
     Raises:
         PenstockError: an address can't be listened on, or the keys can't be read.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_gateway(config, load, home, worker))
+        runner.run(_gateway(config, load, home, worker, notifier))
 
 
-async def _gateway(config: Config, load: Callable[[], Loaded], home: Home, worker: Worker) -> None:
-    gateway = _Gateway(config, load, home, worker)
+async def _gateway(
+    config: Config, load: Callable[[], Loaded], home: Home, worker: Worker, notifier: Notifier
+) -> None:
+    gateway = _Gateway(config, load, home, worker, notifier)
     try:
         await gateway.run()
     finally:
@@ -97,11 +103,14 @@ async def _gateway(config: Config, load: Callable[[], Loaded], home: Home, worke
 class _Gateway:
     """Every part of one gateway process."""
 
-    def __init__(self, config: Config, load: Callable[[], Loaded], home: Home, worker: Worker) -> None:
+    def __init__(
+        self, config: Config, load: Callable[[], Loaded], home: Home, worker: Worker, notifier: Notifier
+    ) -> None:
         self._health = Health()
         self._home = home
         self._parts = PartReports(home.parts)
         self._worker = worker
+        self._notifier = notifier
         self._log = open_log(config.log.level, config.log.format)
         self._settings = Settings(config)
         self._client = EngineClient()
@@ -141,7 +150,7 @@ class _Gateway:
         )
         self._board = Board(home.workers, worker.number)
         self._overview = self._look()
-        self._reload = GatewayReload(self._settings, load, self._follow, worker, self._log)
+        self._reload = GatewayReload(self._settings, load, self._follow, worker, self._log, notifier)
         self._show()
         self._server = self._listeners(config)
 
@@ -149,13 +158,15 @@ class _Gateway:
         """Serves until it is told to stop and has drained."""
         await self._stores.start()
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload.signalled)
-        beside = [self._replicas.run(), self._permits.run(), self._vigil().run(), self._tend()]
-        beside.append(self._stores.keep_ledger())
+        beside = [
+            *(self._replicas.run(), self._permits.run(), self._vigil().run(), self._tend()),
+            *(self._stores.keep_ledger(), self._notifier.beat(self._summary)),
+        ]
         if self._worker.count > 1:
             beside.append(self._post())
         tasks = [asyncio.create_task(work) for work in beside]
         try:
-            await self._server.run(reuse_port=self._worker.count > 1)
+            await self._server.run(self._notifier, reuse_port=self._worker.count > 1)
         finally:
             for task in tasks:
                 task.cancel()
@@ -319,6 +330,12 @@ class _Gateway:
 
     def _on_problem(self, error: PenstockError) -> None:
         self._log.error(error.message, hint=error.hint)
+
+    def _summary(self) -> str:
+        replicas = self._replicas.fleet.replicas
+        unready = [f"{one.name} {one.state}" for one in replicas if one.state is not State.READY]
+        ready = f"serving with {len(replicas) - len(unready)} of {len(replicas)} replicas"
+        return ready + (f"; {', '.join(unready)}" if unready else "")
 
     # -- beside the requests --------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from penstock.core.config_sources import Loaded
 from penstock.core.errors import ClientError, PenstockError
 from penstock.gateway.settings import Settings
 from penstock.telemetry.logs import Logger
+from penstock.telemetry.notify import Notifier
 
 
 class GatewayReload:
@@ -23,12 +24,14 @@ class GatewayReload:
         follow: Callable[[], None],
         worker: Worker,
         log: Logger,
+        notifier: Notifier,
     ) -> None:
         self._settings = settings
         self._load = load
         self._follow = follow
         self._worker = worker
         self._log = log
+        self._notifier = notifier
         self.applied = self.refused = 0
         self.refused_last = False
 
@@ -58,8 +61,9 @@ class GatewayReload:
             self._log.error("reload refused", problems=error.message)
 
     def _apply(self) -> None:
-        self._settings.apply(self._load().config)
-        self._follow()
+        with self._notifier.reloading():
+            self._settings.apply(self._load().config)
+            self._follow()
         self._note(refused=False)
         self._log.info("reloaded", generation=self._settings.generation)
 

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 
 from penstock.assembly.admin import GatewayAdmin
 from penstock.assembly.commands import Commands
+from penstock.assembly.emptying import Emptying
 from penstock.assembly.engines import Engines
 from penstock.assembly.exporter_beside import exporter_beside
 from penstock.assembly.reloading import Reloading
@@ -21,7 +22,7 @@ from penstock.engines.client import EngineClient
 from penstock.policy.restart import RestartLimits
 from penstock.store.home import Home
 from penstock.store.keys import KeyStore, KeyTerms, read_admin_key
-from penstock.store.runtime import Holder, Lock
+from penstock.store.runtime import Drained, Holder, Lock
 from penstock.store.starts import Starts
 from penstock.supervisor.control import Control
 from penstock.supervisor.keeper import Keeper
@@ -31,6 +32,7 @@ from penstock.supervisor.parts import GatewayPart, stop_within_s
 from penstock.supervisor.ports import settled
 from penstock.supervisor.preflight import check_addresses
 from penstock.supervisor.stalled import StalledRestarts
+from penstock.telemetry.notify import Notifier
 
 GATEWAY_LIMITS = RestartLimits(failed_starts_max=1)  # what stops it from starting is no accident
 FIRST_KEY_NAME = "first"
@@ -44,6 +46,7 @@ class Session:
         environ: of this process; what is left of it after the configuration goes to the children.
         options: of the command line, that make the gateway read the same configuration.
         say: prints a line for people.
+        notifier: tells a service manager how it goes.
 
     Raises:
         PenstockError: from its methods, before anything is started: what stands in the way.
@@ -57,6 +60,7 @@ class Session:
         environ: Mapping[str, str],
         options: tuple[str, ...],
         say: Callable[[str], None],
+        notifier: Notifier,
     ) -> None:
         self._config = loaded.config
         self._loaded = loaded
@@ -64,6 +68,7 @@ class Session:
         self._home = home
         self._options = options
         self._say = say
+        self._notifier = notifier
         self._client = EngineClient()
         self._engines = Engines(loaded, home, environ, self._client, say)
         self._gateway_around = self._engines.premises.around(environ)
@@ -96,13 +101,19 @@ class Session:
             def on_ready() -> None:
                 announce(listen.reachable(), secret)
                 shown()
+                self._notifier.ready()
+
+            async def on_stopping() -> None:
+                self._notifier.stopping()
 
             supervisor = Supervisor(
                 self._engines.all_keepers(self._config.models),
                 Keeper(part, self._home.log(part.name), GATEWAY_LIMITS, self._gateway_around),
                 others_serve=any(SPECS[model.engine].launch is None for model in self._config.models),
                 unready=part.readiness,
+                on_waiting=lambda why: self._notifier.starting(why, comes_on=bool(supervisor.down)),
                 on_ready=on_ready,
+                on_stopping=on_stopping,
                 say=self._say,
             )
             gateway_admin = GatewayAdmin(self._client, admin.reachable(), self._admin_key)
@@ -130,11 +141,28 @@ class Session:
                 for registration in self._engines.registry.registrations():
                     if registration.model == model.name:
                         out(f"{registration.name} {registration.url}")
+                self._notifier.ready()
+
+            emptying = self._emptying([keeper.part.name for keeper in keepers])
+
+            async def on_stopping() -> None:
+                self._notifier.stopping()
+                await emptying.run()
 
             supervisor = Supervisor(
-                models, None, others_serve=False, unready=unready, on_ready=on_ready, say=self._say
+                models,
+                None,
+                others_serve=False,
+                unready=unready,
+                on_waiting=lambda why: self._notifier.starting(why, comes_on=True),
+                on_ready=on_ready,
+                on_stopping=on_stopping,
+                say=self._say,
             )
-            return self._run(supervisor, ExporterConfig(), (loading.run,))
+            try:
+                return self._run(supervisor, ExporterConfig(), (loading.run,))
+            finally:
+                emptying.undo()
 
     def _commands(self, supervisor: Supervisor, admin: GatewayAdmin, stack: ExitStack) -> Commands:
         """What can be asked of `supervisor`; locks of models that come later are released with `stack`."""
@@ -148,7 +176,7 @@ class Session:
             self._engines,
             lambda model: stack.enter_context(self._engines.locked([model], self._holder(None))),
         )
-        return Commands(supervisor, rolling, reloading, self._engines, self._say)
+        return Commands(supervisor, rolling, reloading, self._engines, self._say, self._notifier)
 
     def _run(
         self,
@@ -159,17 +187,32 @@ class Session:
     ) -> int:
         exporting = exporter_beside(exporter, self._options, self._home, self._gateway_around, self._client)
 
+        def status() -> str:
+            return f"waiting for {', '.join(supervisor.down)}" if supervisor.down else "all parts are up"
+
         async def run() -> int:
+            beating = asyncio.create_task(self._notifier.beat(status))
             try:
                 async with exporting:
                     return await supervisor.run(beside, on_hangup)
             finally:
+                beating.cancel()
                 self._client.close()
 
         return asyncio.run(run())
 
     def _loading(self, keepers: Callable[[], Iterable[Keeper]]) -> LoadingWatch:
         return LoadingWatch(keepers, Starts(self._home.starts), self._home.log, time.monotonic)
+
+    def _emptying(self, names: Sequence[str]) -> Emptying:
+        gateway = self._config.gateway
+        return Emptying(
+            names,
+            GatewayAdmin(self._client, gateway.admin.reachable(), self._admin_key),
+            Drained(self._home.drained),
+            gateway.drain_timeout_s,
+            self._say,
+        )
 
     def _holder(self, listen: Address | None) -> Holder:
         return Holder(
@@ -194,9 +237,12 @@ class Session:
         return own.get_secret_value() if own else read_admin_key(self._home.admin_key)
 
     def _first_secret(self, stack: ExitStack) -> tuple[str, Callable[[], None]]:
-        """A fresh API key where there is none at all, and what to call once its owner has seen it."""
+        """A fresh API key where there is none at all, and what to call once its owner has seen it.
+
+        Under a service manager there is no owner to see it, only a journal that would keep it.
+        """
         store = KeyStore(self._home.keys, time.time)
-        if self._config.gateway.api_keys or store.list():
+        if self._config.gateway.api_keys or self._notifier.is_heard or store.list():
             return "", lambda: None
         key, secret = store.create(KeyTerms(FIRST_KEY_NAME))
         unseen = stack.enter_context(ExitStack())

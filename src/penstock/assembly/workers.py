@@ -23,6 +23,7 @@ from penstock.store.keys import make_admin_key
 from penstock.supervisor.keeper import Keeper, Surroundings
 from penstock.supervisor.parts import GatewayPart
 from penstock.supervisor.ports import settled
+from penstock.telemetry.notify import Notifier
 
 LIMITS = RestartLimits(failed_starts_max=1)  # what stops a worker from starting is no accident
 
@@ -33,14 +34,16 @@ def run_workers(
     options: tuple[str, ...],
     environ: Mapping[str, str],
     say: Callable[[str], None],
+    notifier: Notifier,
 ) -> int:
     """Runs `config.workers` gateways until SIGTERM or SIGINT; returns the exit code.
 
     Args:
         options: of the command line, that make a worker read the same configuration.
         say: prints a line for the owner.
+        notifier: tells a service manager how it goes.
     """
-    return asyncio.run(_run(config, home, options, environ, say))
+    return asyncio.run(_run(config, home, options, environ, say, notifier))
 
 
 async def _run(
@@ -49,6 +52,7 @@ async def _run(
     options: tuple[str, ...],
     environ: Mapping[str, str],
     say: Callable[[str], None],
+    notifier: Notifier,
 ) -> int:
     make_admin_key(home.admin_key)  # before there are several to make it
     listen, admin = settled(config.listen), settled(config.admin)
@@ -78,15 +82,29 @@ async def _run(
     say(f"gateway: {config.workers} workers at {listen}, logs in {home.logs}")
     tasks = [asyncio.create_task(keeper.run()) for keeper in keepers]
     stop = asyncio.create_task(stopping.wait())
+    telling = (_told_when_up(keepers, notifier), notifier.beat(lambda: _summary(keepers)))
+    beside = [asyncio.create_task(work) for work in telling]
     await asyncio.wait({stop, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+    notifier.stopping()
     await asyncio.gather(*(keeper.stop() for keeper in keepers))
     await asyncio.gather(*tasks)
-    stop.cancel()
+    for task in (stop, *beside):
+        task.cancel()
     client.close()
     reasons = [keeper.given_up for keeper in keepers if keeper.given_up]
     for reason in reasons:
         say(f"error: {reason}")
     return 1 if reasons else 0
+
+
+async def _told_when_up(keepers: list[Keeper], notifier: Notifier) -> None:
+    for keeper in keepers:
+        await keeper.became_ready.wait()
+    notifier.ready()
+
+
+def _summary(keepers: list[Keeper]) -> str:
+    return f"{sum(keeper.became_ready.is_set() for keeper in keepers)} of {len(keepers)} workers up"
 
 
 def _hang_up(keepers: list[Keeper]) -> None:

@@ -45,4 +45,5 @@ def _engine(here: Invocation, name: str) -> int:
         )
     if models[name].engine == "remote":
         raise UsageError(f"model {name!r} has engine remote, which Penstock does not start")
-    return Session(loaded, here.load, here.home, here.environ, here.options, say).run_model(models[name], out)
+    session = Session(loaded, here.load, here.home, here.environ, here.options, say, here.notifier)
+    return session.run_model(models[name], out)

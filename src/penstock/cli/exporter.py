@@ -39,4 +39,4 @@ def exporter(context: typer.Context, fake_gpus: FakeGpus = None) -> None:
     from penstock.assembly.exporter import run_exporter
 
     here = invocation(context)
-    run_exporter(here.load().config, here.load, here.home, here.environ, fake_gpus)
+    run_exporter(here.load().config, here.load, here.home, here.environ, fake_gpus, here.notifier)

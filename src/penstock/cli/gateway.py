@@ -31,7 +31,9 @@ def gateway(context: typer.Context) -> None:
     if loaded.config.gateway.workers > 1 and WORKER_VARIABLE not in here.environ:
         from penstock.assembly.workers import run_workers
 
-        raise typer.Exit(run_workers(loaded.config.gateway, here.home, here.options, here.environ, say))
+        raise typer.Exit(
+            run_workers(loaded.config.gateway, here.home, here.options, here.environ, say, here.notifier)
+        )
     from penstock.assembly.gateway import run_gateway  # this is where the web framework is loaded
 
-    run_gateway(loaded.config, here.load, here.home, Worker.of(here.environ))
+    run_gateway(loaded.config, here.load, here.home, Worker.of(here.environ), here.notifier)

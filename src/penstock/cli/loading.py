@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ import typer
 
 from penstock.cli.terminal import UsageError, say
 from penstock.store.home import Home
+from penstock.telemetry.notify import Notifier
 
 if TYPE_CHECKING:
     from penstock.core.config_sources import Loaded
@@ -19,15 +20,21 @@ if TYPE_CHECKING:
 CONFIG_VARIABLE = "PENSTOCK_CONFIG"
 CONFIG_NAME = "penstock.toml"
 DOTENV_NAMES = (".env", "config/.env")
+# systemd's folder of secrets for a unit; what is there takes the place of `.env`.
+CREDENTIALS_VARIABLE = "CREDENTIALS_DIRECTORY"
+CREDENTIAL_NAME = "penstock.env"
 
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """What is true of any command: the option `--config` as given, the environment, the working directory."""
+    """What is true of any command: the option `--config` as given, the environment, the working directory, and
+    whom to tell how it goes.
+    """
 
     config: Path | None
     environ: Mapping[str, str]
     cwd: Path
+    notifier: Notifier = field(default_factory=Notifier)
 
     @property
     def home(self) -> Home:
@@ -42,7 +49,7 @@ class Invocation:
     @property
     def config_name(self) -> str:
         """The file of the configuration, for people."""
-        toml = self._toml()
+        toml = self.toml
         return str(toml) if toml else "no penstock.toml (the bundled demo)"
 
     def load(self, *, quiet: bool = False) -> Loaded:
@@ -54,9 +61,12 @@ class Invocation:
         """
         from penstock.core.config_sources import load_config  # pydantic, which not every command needs
 
-        toml = self._toml()
+        toml = self.toml
         folder = toml.parent if toml else self.cwd
-        dotenv = next((folder / name for name in DOTENV_NAMES if (folder / name).is_file()), None)
+        credentials = self.environ.get(CREDENTIALS_VARIABLE)
+        places = [Path(credentials, CREDENTIAL_NAME)] if credentials else []
+        places += [folder / name for name in DOTENV_NAMES]
+        dotenv = next(filter(Path.is_file, places), None)
         loaded = load_config(
             toml_text=_read(toml) if toml else None,
             toml_name=str(toml or CONFIG_NAME),
@@ -68,7 +78,9 @@ class Invocation:
             say(f"warning: {warning}")
         return loaded
 
-    def _toml(self) -> Path | None:
+    @property
+    def toml(self) -> Path | None:
+        """The configuration file, if there is one."""
         named = self.config or self.environ.get(CONFIG_VARIABLE)
         if named:
             return self.cwd / named
@@ -85,7 +97,8 @@ def invocation(context: typer.Context) -> Invocation:
 
 def begin(config: Path | None) -> Invocation:
     """The invocation of this process."""
-    return Invocation(config, dict(os.environ), Path.cwd())
+    notifier = Notifier.taken_from(os.environ, os.getpid())
+    return Invocation(config, dict(os.environ), Path.cwd(), notifier)
 
 
 def _read(path: Path) -> str:

@@ -14,7 +14,7 @@ import typer
 
 from penstock.cli.terminal import EXIT_USAGE, UsageError, epilog, out
 
-KINDS = ("grafana", "prometheus")
+KINDS = ("grafana", "nginx", "prometheus", "systemd")
 
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="Folder to write to; else everything is printed.")
@@ -26,7 +26,8 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(
         help="Files for other programs, made from the configuration.",
         epilog=epilog(
-            "penstock render prometheus", "penstock -c rack.toml render prometheus -o deploy/prometheus"
+            "penstock render systemd --only gateway",
+            "penstock -c rack.toml render prometheus -o deploy/prometheus",
         ),
         rich_markup_mode=None,
     )

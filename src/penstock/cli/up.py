@@ -95,5 +95,5 @@ def _up(here: Invocation) -> int:
 
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload that comes before there is anything to reload
     loaded = here.load()
-    session = Session(loaded, here.load, here.home, here.environ, here.options, say)
+    session = Session(loaded, here.load, here.home, here.environ, here.options, say, here.notifier)
     return session.run_all(lambda listen, secret: out(banner(loaded.config, listen, secret)))

@@ -16,6 +16,7 @@ from penstock.gateway.inference import Inference, inference_route
 from penstock.gateway.protocol import ConnectionLimits, Listener
 from penstock.gateway.request_id import HEADER, request_id_of
 from penstock.gateway.responses import error_body, error_headers
+from penstock.telemetry.notify import Notifier
 
 # Connections that wait to be accepted; the kernel's own limit is lower on most machines.
 BACKLOG = 2048
@@ -60,10 +61,11 @@ class GatewayServer:
         self._public = Listener(limits, _WithRequestId(api), inference.start, inference_route, addresses)
         self._admin = Listener(limits, _WithRequestId(admin))
 
-    async def run(self, *, reuse_port: bool = False) -> None:
+    async def run(self, notifier: Notifier, *, reuse_port: bool = False) -> None:
         """Serves.
 
         Args:
+            notifier: told when it listens, and when it begins to stop.
             reuse_port: the public address is shared with other workers of this gateway.
 
         Raises:
@@ -82,7 +84,9 @@ class GatewayServer:
             await loop.create_server(listener.connection, sock=sock, backlog=BACKLOG)
             for listener, sock in zip(listeners, sockets, strict=True)
         ]
+        notifier.ready()
         await self._stop.wait()
+        notifier.stopping()
         await self._inference.drain(self._config.drain_timeout_s, CUT_S)
         for server in servers:
             server.close()

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from penstock.core.errors import PenstockError
 from penstock.core.units import format_duration
 from penstock.supervisor.keeper import Keeper
 
@@ -47,7 +49,9 @@ class Supervisor:
         gateway: None to run replicas alone.
         others_serve: whether some model has replicas that it does not run.
         unready: why clients can't be served yet; empty when they can.
+        on_waiting: told what `unready` says, as long as that is something.
         on_ready: called once, when `unready` first says nothing.
+        on_stopping: called before anything is stopped.
         say: prints a line for the owner.
     """
 
@@ -58,7 +62,9 @@ class Supervisor:
         *,
         others_serve: bool,
         unready: Callable[[], Awaitable[str]],
+        on_waiting: Callable[[str], None] = lambda _: None,
         on_ready: Callable[[], None],
+        on_stopping: Callable[[], Awaitable[None]] | None = None,
         say: Callable[[str], None],
     ) -> None:
         self.stopping = False
@@ -69,7 +75,9 @@ class Supervisor:
         self._changed = asyncio.Event()
         self._others_serve = others_serve
         self._unready = unready
+        self._on_waiting = on_waiting
         self._on_ready = on_ready
+        self._on_stopping = on_stopping
         self._say = say
         self._ready = False
         self._asked = asyncio.Event()
@@ -95,9 +103,9 @@ class Supervisor:
         for keeper in self._keepers():
             self._start(keeper)
         readiness = asyncio.create_task(self._watch_readiness())
-        along = [asyncio.create_task(run()) for run in beside]
+        along = [asyncio.create_task(self._beside(run)) for run in beside]
         try:
-            trouble = await self._until_over(along)
+            trouble = await self._until_over()
             self.stopping = True
             for task in (readiness, *along):
                 task.cancel()
@@ -120,6 +128,11 @@ class Supervisor:
     def models(self) -> tuple[ModelKeepers, ...]:
         """Those whose replicas it runs now."""
         return tuple(self._models.values())
+
+    @property
+    def down(self) -> tuple[str, ...]:
+        """The parts that are not up."""
+        return tuple(keeper.part.name for keeper in self._keepers() if not keeper.became_ready.is_set())
 
     @property
     def names(self) -> frozenset[str]:
@@ -186,7 +199,18 @@ class Supervisor:
         for keeper in self._keepers():
             keeper.kill()
 
-    async def _until_over(self, along: Sequence[asyncio.Task[None]]) -> str:
+    async def _beside(self, run: Callable[[], Coroutine[None, None, None]]) -> None:
+        """What fails beside the engines is said, and ends none of them."""
+        try:
+            await run()
+        except PenstockError as error:
+            self._say(f"error: {error.message}")
+        except Exception:
+            for line in traceback.format_exc().splitlines():
+                self._say(line)
+            self._say("error: a part of the supervisor has ended by a bug; engines and gateway go on")
+
+    async def _until_over(self) -> str:
         """Why it can't go on; empty where it was asked to stop."""
         asked = asyncio.create_task(self._asked.wait())
         over: set[asyncio.Task[None]] = set()
@@ -194,7 +218,7 @@ class Supervisor:
             while not (trouble := self._trouble()) and not self._asked.is_set():
                 self._changed.clear()
                 changed = asyncio.create_task(self._changed.wait())
-                running = {*self._tasks.values(), *along} - over
+                running = set(self._tasks.values()) - over
                 done, _ = await asyncio.wait({asked, changed, *running}, return_when=asyncio.FIRST_COMPLETED)
                 changed.cancel()
                 for task in running & done:
@@ -220,6 +244,7 @@ class Supervisor:
         clock = asyncio.get_running_loop().time
         started_s = said_s = clock()
         while reason := await self._unready():
+            self._on_waiting(reason)
             if clock() - said_s >= WAITING_SAID_EVERY_S:
                 said_s = clock()
                 self._say(f"not ready after {format_duration(said_s - started_s)}: {reason}")
@@ -230,6 +255,8 @@ class Supervisor:
     async def _stop(self, trouble: str) -> None:
         if trouble:
             self._say(f"error: {trouble}")
+        if self._on_stopping is not None:
+            await self._on_stopping()
         if self._gateway is not None:
             if self._ready and not trouble:
                 self._say("stopping: open requests are finished first; Ctrl-C again stops at once")
