@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -183,15 +184,13 @@ def configuration_spoilt(stack: Stack) -> Iterator[None]:
 
 @contextmanager
 def journal_blocked(stack: Stack) -> Iterator[None]:
-    """The journal's folder is a file."""
+    """The journal's files are gone, and its folder is a file."""
     journal = stack.gateway.home / "journal"
-    aside = journal.with_name("journal-aside")
     with traffic(stack.gateway, 1):
-        journal.rename(aside)
+        shutil.rmtree(journal)
         journal.write_text("")
         yield
         journal.unlink()
-        aside.rename(journal)
 
 
 @contextmanager
