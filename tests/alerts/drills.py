@@ -11,8 +11,9 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from tests.alerts.stack import QUEUE_LEN_MAX, Stack, restart_exporter, restart_gateway
+from tests.alerts.stack import QUEUE_LEN_MAX, TARGETS, Stack, restart_exporter, restart_gateway
 from tests.alerts.traffic import traffic
+from tests.e2e.processes import wait_until
 
 Broken = AbstractContextManager[None]
 
@@ -209,6 +210,7 @@ def gateway_restarting(stack: Stack) -> Iterator[None]:
         stack.gateway.process.kill()
         stack.gateway.process.wait()
         restart_gateway(stack)
+        wait_until(lambda: stack.watch.up(TARGETS), "each of them to be scraped")
     yield
 
 
@@ -260,13 +262,13 @@ DRILLS = (
         ("RetriesHigh", "ContinuationsHigh", "CircuitOpen"),
         TROUBLE,
     ),
-    Drill("answers cut in their midst", answers_cut, ("AnswersInterrupted",), TROUBLE),
+    Drill("answers cut in their midst", answers_cut, ("AnswersInterrupted", "GatewayErrorsHigh"), TROUBLE),
     Drill("slow tokens", decoding_slow, ("TpotBurnFast",), TROUBLE),
     Drill(
         "more prompts than the KV cache holds",
         cache_filled,
         ("EngineQueueBacklog", "PreemptionStorm"),
-        (*TROUBLE, *LOAD, "PrefixCacheCollapse"),
+        (*TROUBLE, *LOAD, "PrefixCacheCollapse", "StreamsStalled"),
     ),
     Drill(
         "a KV cache that is almost full",
@@ -303,7 +305,7 @@ DRILLS = (
         "both engines killed amid answers",
         engines_killed,
         (
-            *("NoReplicaReady", "GatewayErrorsHigh", "AvailabilityBurnFast", "GoodputBurnFast"),
+            *("NoReplicaReady", "AvailabilityBurnFast", "GoodputBurnFast"),
             *("EngineMissing", "ReplicaNotReady"),
         ),
         TROUBLE,
