@@ -23,7 +23,7 @@ INSTALL_FAILED = { echo "error: installing failed; the lines above say why" >&2;
 	echo "hint: pip needs a package index; set PIP_INDEX_URL where yours is not the usual one" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up download stop status test test-vllm test-systemd test-simulation soak soak-saturation bench-gateway monitoring loadtest benchmark check fmt lock clean python
+.PHONY: help setup up download stop status test test-vllm test-systemd test-alerts test-simulation soak soak-saturation bench-gateway monitoring loadtest benchmark check fmt lock clean python
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,10 @@ test-systemd: $(DEV)  ## run the tests under a real systemd, in a container made
 	@tools/install_systemd_image.sh $(SYSTEMD)
 	PENSTOCK_TEST_CONTAINERS=1 PENSTOCK_TEST_SYSTEMD=$(SYSTEMD) \
 		$(BIN)/python -m pytest tests/e2e/test_systemd.py --timeout 900
+
+test-alerts: $(DEV)  ## break a stack in many ways, and see a real Prometheus and Alertmanager tell of each
+	@tools/install_test_packages.sh
+	$(BIN)/python -m tests.alerts
 
 test-simulation: $(DEV)  ## run the gateway's policies in virtual time; SEEDS=20000 for more
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS)

@@ -61,6 +61,17 @@ def test_what_somebody_else_runs_is_not_restarted(tmp_path: Path) -> None:
     stage.run(scene)
 
 
+def test_an_unknown_replica_is_answered_with_the_known_ones(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, (model(replicas=2),))
+
+    async def scene() -> None:
+        with pytest.raises(PenstockError, match="there is no replica 'a-9'") as raised:
+            await commands(stage).carry_out(Ask("restart", "a", "a-9"), stage.told)
+        assert raised.value.hint == "its replicas: a-0, a-1"
+
+    stage.run(scene)
+
+
 def test_a_second_command_is_turned_away_and_a_hangup_waits(tmp_path: Path) -> None:
     stage = Stage(tmp_path)
     stage.gateway.in_flight["a-0"] = 1

@@ -245,7 +245,7 @@ def test_wrong_usage_is_said_before_anything_is_asked(
 def test_a_hub_that_limits_or_fails_is_told_from_one_that_is_away(site: Site) -> None:
     site.look.faults.append(Fault("api", status=429, headers={"Retry-After": "300"}))
     limited = site.run("pull", TINY)
-    site.look.faults.append(Fault("api", status=500))
+    site.look.faults.append(Fault("api", status=500, times=3))
     failing = site.run("pull", TINY)
 
     assert (limited.returncode, failing.returncode) == (1, 1)

@@ -101,7 +101,7 @@ def test_one_that_is_given_up_loads_or_was_restarted_has_a_block() -> None:
     assert "is not ready, up 2h: m-1 is not\n  there\n" in said
     assert "m-0: ready\n  for           2h\n  last exit     m-0 ended with exit code 1: it fell\n" in said
     assert "m-1: given up\n" in said
-    assert "  loading       capturing graphs; 40 s\n" in said
+    assert "m-2: loading\n  for           2h\n  cause         capturing graphs; 40 s\n" in said
     assert "0,1: 1.0 GB" in said
 
 

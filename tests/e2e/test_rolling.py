@@ -179,7 +179,6 @@ def test_a_reload_with_another_source_swaps_it_under_load(site: Site) -> None:
 @pytest.mark.parametrize(
     ("args", "options", "said"),
     [
-        ("block_size = 0", (), "3 starts in a row failed"),
         ("load_s = 1000", ("--within", "0.5s"), "was not ready after 0.5s: "),
         ("blok_size = 1", (), "models.0.engine_args.blok_size: sim has no such argument"),
     ],
@@ -213,20 +212,11 @@ def test_a_source_that_is_not_there_changes_nothing_and_one_replica_can_be_resta
     assert restarted.returncode == 0, restarted.stderr  # with the configuration in force, which is a good one
 
 
-@pytest.mark.parametrize(
-    ("command", "said"),
-    [
-        (("restart", "nobody"), "error: there is no model 'nobody'\nhint: known: m, penstock-demo\n"),
-        (("restart", "m", "--replica", "m-99"), "error: there is no replica 'm-99'\nhint: its replicas: m-"),
-    ],
-)
-def test_an_unknown_name_is_answered_with_the_known_ones(
-    site: Site, command: tuple[str, ...], said: str
-) -> None:
-    told = site.front.penstock(*command)
+def test_an_unknown_model_is_answered_with_the_known_ones(site: Site) -> None:
+    told = site.front.penstock("restart", "nobody")
 
     assert told.returncode == 1
-    assert said in told.stderr
+    assert "error: there is no model 'nobody'\nhint: known: m, penstock-demo\n" in told.stderr
 
 
 def test_the_only_replica_restarts_in_place_with_503_meanwhile(site: Site) -> None:

@@ -21,14 +21,14 @@ EXTRA = (
     f'routing = "round_robin"\nhealth = {{ stall = "{STALL_S}s" }}\n'
     'timeouts = { first_token = "60s", stall = "60s", total = "120s" }'
 )
-LONG = {"max_tokens": 120}
+LONG = {"max_tokens": 200}
 
 Pair = tuple[Gateway, Sim, Sim]
 
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[Pair]:
-    """A gateway before two simulated engines, which take 2.4 s for a long answer."""
+    """A gateway before two simulated engines, which take 4 s for a long answer."""
     with ExitStack() as stack:
         one, two = (
             stack.enter_context(sim_engine(tmp_path, "--model", "m", "--base-step-s", "0.02")) for _ in "ab"
@@ -85,20 +85,17 @@ def answers(server: Gateway, count: int, **members: Any) -> Iterator[list[list[A
 
 
 def test_streams_of_an_engine_that_stands_still_go_on_elsewhere_and_it_comes_back(pair: Pair) -> None:
-    front, one, _ = pair
+    front, engines = pair[0], pair[1:]
     whole = events_of(front, CHAT, ask(**LONG))
 
     with answers(front, 6, **LONG) as found:
-        wait_until(
-            lambda: replica(front, 0)["in_flight"] == 3 == replica(front, 1)["in_flight"], "the streams"
-        )
-        time.sleep(0.3)
-        freeze(one, 8.0)
+        number = wait_until(lambda: _holder(front), "the streams") - 1
+        freeze(engines[number], 8.0)
         frozen_s = time.monotonic()
-        wait_until(lambda: state(front, 0) == "stalled", "the stall to be seen")
+        wait_until(lambda: state(front, number) == "stalled", "the stall to be seen")
         took_s = time.monotonic() - frozen_s
-        seen = replica(front, 0)
-        health = one.request("GET", "/health").status
+        seen = replica(front, number)
+        health = engines[number].request("GET", "/health").status
         others = [front.ask("hi", "m", max_tokens=2).status for _ in range(4)]
 
     assert took_s >= STALL_S - 0.5
@@ -107,13 +104,18 @@ def test_streams_of_an_engine_that_stands_still_go_on_elsewhere_and_it_comes_bac
     assert len(found) == 6
     for events in found:
         assert_one_answer(events, whole)
-    assert seen["cause"].startswith("no progress for 2.")
-    assert "requests, no step for" in seen["evidence"]
-    assert "vllm:iteration_tokens_total_count stays at" in seen["evidence"]
-    assert seen["evidence"].endswith("/health says 200") or seen["evidence"].endswith("/v1/models says 200")
-    wait_until(lambda: state(front, 0) == "ready", "it to be ready again")
-    assert moves(front, 0)[-3:] == [("ready", "stalled"), ("stalled", "warming"), ("warming", "ready")]
-    assert replica(front, 0)["in_flight"] == 0
+    assert re.fullmatch(r"no progress for \d\.\d s", seen["cause"])
+    assert re.search(r"requests?, no step for \d\.\d s \(vllm:iteration_tokens_total_count", seen["evidence"])
+    assert seen["evidence"].endswith("/v1/models says 200")
+    wait_until(lambda: state(front, number) == "ready", "it to be ready again")
+    assert moves(front, number)[-3:] == [("ready", "stalled"), ("stalled", "warming"), ("warming", "ready")]
+    assert replica(front, number)["in_flight"] == 0
+
+
+def _holder(front: Gateway) -> int:
+    """The place, from 1, of the replica that has most of six streams; 0 until all are there."""
+    held = [one["in_flight"] for one in fleet(front)]
+    return 1 + held.index(max(held)) if sum(held) == 6 else 0
 
 
 def test_what_has_no_byte_yet_is_asked_for_elsewhere_and_nobody_is_blamed_for_it(pair: Pair) -> None:

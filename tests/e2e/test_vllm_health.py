@@ -89,8 +89,9 @@ def replica(stack: Gateway, name: str) -> dict[str, Any]:
 
 def moves(stack: Gateway) -> list[tuple[str, str, str, str]]:
     """All changes of state so far: of which replica, from what, to what, and by which evidence."""
-    lines = [json.loads(line) for line in (stack.home / "logs" / "gateway.log").read_text().splitlines()]
-    changes = [one for one in lines if one.get("event") == "replica"]
+    lines = (stack.home / "logs" / "gateway.log").read_text().splitlines()
+    told = [json.loads(line) for line in lines if line.startswith("{")]  # others are the supervisor's marks
+    changes = [one for one in told if one.get("event") == "replica"]
     return [(one["replica"], one["before"], one["after"], one["evidence"]) for one in changes]
 
 

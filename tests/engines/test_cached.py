@@ -196,6 +196,15 @@ def test_the_cache_is_where_the_library_looks_for_it(environ: dict[str, str], fo
     assert cache_folder(environ) == Path(folder)
 
 
+def test_a_hub_that_fails_once_is_asked_again(look: LookAlike, environ: dict[str, str]) -> None:
+    look.faults += [Fault("api", status=502), Fault("api", status=429, headers={"Retry-After": "7"})]
+    waits: list[float] = []
+
+    prepare(Wanted(HubName(TINY)), Hub(endpoint=look.url), environ, verify=False, pause=waits.append)
+
+    assert waits == [1.0, 7.0]
+
+
 def test_an_engine_is_told_why_it_can_not_have_a_model(look: LookAlike) -> None:
     hub = Hub(endpoint=look.url)
     assert hub.lacking(HubName(TINY)) == ""

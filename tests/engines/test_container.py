@@ -12,6 +12,8 @@ from penstock.engines import sglang, vllm
 from penstock.engines.container import in_image, inside
 from penstock.engines.model_files import DEMO_FOLDER
 from penstock.engines.spec import Launch, Placement
+from penstock.supervisor.exits import explained
+from penstock.supervisor.process import Ended
 
 KEY = "secret-of-the-replica"
 IMAGE = "vllm/vllm-openai:v0.32.0"
@@ -112,11 +114,14 @@ def test_the_models_that_are_here_already_are_used(docker: Path, tmp_path: Path)
     assert mounts[0] == f"type=bind,source={tmp_path}/.cache/huggingface,target=/root/.cache/huggingface"
 
 
-def test_podman_names_gpus_in_its_own_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_podman_names_gpus_in_its_own_way_and_need_have_no_init(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     runtime("podman", tmp_path, monkeypatch)
 
     argv = vllm.launch(model(), placed()).argv
 
+    assert "--init" not in argv
     assert pairs(argv, "--device") == ["nvidia.com/gpu=0", "nvidia.com/gpu=1"]
     assert "--gpus" not in argv
 
@@ -169,6 +174,25 @@ def test_sglang_runs_in_its_image_with_its_key_unseen(docker: Path) -> None:
         *("--entrypoint", "python3", "lmsysorg/sglang:v0.5.23", shim, "sglang.launch_server"),
     )
     assert not any(KEY in word for word in launch.argv)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (
+            'docker: Error response from daemon: could not select device driver "" with capabilities',
+            "Toolkit",
+        ),
+        ("Error: unresolvable CDI devices nvidia.com/gpu=0", "Toolkit"),
+        ("docker: Error response from daemon: pull access denied for vllm/nope", "models.N.image"),
+        ('Error: short-name "nope" did not resolve to an alias', "models.N.image"),
+        ("docker: Cannot connect to the Docker daemon at unix:///var/run/docker.sock.", "start it"),
+        ('exec: "vllm": executable file not found in $PATH', "models.N.image"),
+    ],
+)
+def test_why_a_container_does_not_start_is_explained(line: str, words: str) -> None:
+    for spec in (vllm.SPEC, sglang.SPEC):
+        assert words in explained(Ended(125, last_lines=(line,)), spec.causes).sentence
 
 
 def test_a_command_is_not_changed_within(docker: Path) -> None:

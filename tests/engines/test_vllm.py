@@ -353,6 +353,21 @@ def test_an_architecture_that_nobody_there_knows_is_refused(
     assert known or "vLLM 0.32.0 does not know the architecture" in said[0]
 
 
+def test_a_model_in_the_hubs_cache_is_looked_at_too(
+    venv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    repo, commit = tmp_path / "models--owner--llama", "a" * 40
+    copied(repo / "snapshots" / commit)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(commit)
+
+    cached = model(venv, "owner/llama", tensor_parallel_size=3)
+
+    assert vllm.launch(cached, PLACEMENT).argv[2] == "owner/llama"
+    assert "3 does not divide the model's 4 attention heads" in vllm.check(cached)[0]
+
+
 @pytest.mark.parametrize(("size", "fits"), [(1, True), (2, True), (3, False), (8, False)])
 def test_heads_must_be_divisible_among_the_gpus(venv: Path, size: int, fits: bool) -> None:
     said = vllm.check(model(venv, "demo", tensor_parallel_size=size))

@@ -11,6 +11,7 @@ import pytest
 from tests.bench.test_beside import page, vllm
 
 from penstock.core.address import Address
+from penstock.engines.catalog import SPECS
 from penstock.engines.client import EngineClient
 from penstock.exporter.engines import Engines, Target
 from penstock.exporter.exporter import Exporter, Sources
@@ -35,7 +36,7 @@ class Bench:
             self.lines.append(f"{event} {members['source']} {members.get('reason', '')}".strip())
 
         targets = [
-            Target(f"m-{at}", "m", "remote", Address.parse(url.removeprefix("http://")))
+            Target(f"m-{at}", "m", SPECS["remote"], Address.parse(url.removeprefix("http://")))
             for at, url in enumerate(urls)
         ]
         engines = Engines(lambda: targets, self.client, 1.0)

@@ -17,7 +17,7 @@ from pathlib import Path
 from random import Random
 
 from tests.e2e.load import Background, End, Target
-from tests.e2e.processes import KEY, Gateway, ready_gateway, remote, sim_engine
+from tests.e2e.processes import KEY, Gateway, ready_gateway, remote, sim_engine, wait_until
 from tests.e2e.questions import Mix, questions
 from tests.soak.__main__ import WRONG_SHOWN, Count, say
 from tests.soak.trend import Verdict
@@ -58,6 +58,7 @@ def saturate(folder: Path, seconds: float, seed: int) -> list[Verdict]:
         mix = Mix(Random(seed), "m", found, [KEY], leaving=0.02, declining=0.5, prefix="full", tokens_least=8)
         count = Count()
         load = Background(Target(front.port), mix, clients=CLIENTS, on_seen=count)
+        wait_until(lambda: set(states_of(front)) == {"ready"}, "both replicas to be ready")
         load.start()
         states = watch(front, count, seconds)
         load.stop()
@@ -81,12 +82,16 @@ def watch(front: Gateway, count: Count, seconds: float) -> Counter[str]:
     begun_s = time.monotonic()
     minute = 0
     while (at_s := time.monotonic() - begun_s) < seconds:
-        states.update(one["state"] for one in front.admin("/admin/fleet").json()["replicas"])
+        states.update(states_of(front))
         if at_s // 60 >= minute:
             minute += 1
             say(f"{at_s / 60:>4.0f} min: {count.total} requests, states {dict(states)}")
         time.sleep(SAMPLE_EVERY_S)
     return states
+
+
+def states_of(front: Gateway) -> list[str]:
+    return [one["state"] for one in front.admin("/admin/fleet").json()["replicas"]]
 
 
 def moves(front: Gateway) -> list[tuple[str, str]]:

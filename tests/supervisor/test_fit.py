@@ -138,6 +138,24 @@ def test_a_model_of_the_hub_that_is_half_there_is_refused_with_how_to_go_on(tmp_
     )
 
 
+def test_a_size_that_does_not_divide_the_heads_is_refused_also_without_a_gpu(tmp_path: Path) -> None:
+    config = (FOLDER / "llama-3.1-8b.json").read_bytes()
+    cache = cached(tmp_path, {"config.json": config, "model.safetensors": safetensors("x")})
+
+    (line,) = hub_complaints(cache, tensor_parallel_size=3)
+
+    assert line.startswith("models.0.engine_args.tensor_parallel_size: 3 does not divide 32 attention heads")
+
+
+def test_a_name_without_an_owner_is_looked_for_as_well() -> None:
+    model = ModelConfig(name="a", engine="vllm", source="gpt2")
+    asked: list[str] = []
+
+    check_fit([model], tuple, lacking=lambda name, revision: asked.append(name.repo) or "", cache={})
+
+    assert asked == ["gpt2"]
+
+
 def test_a_model_that_the_hub_does_not_give_is_refused_with_what_it_says(tmp_path: Path) -> None:
     cache = {"HF_HOME": str(tmp_path)}
 

@@ -1,5 +1,6 @@
 """Makes a model of real size with random weights, and measures what it takes of a GPU. Runs as a process of its own.
 
+    python tools/gpu_checks/random_model.py device
     python tools/gpu_checks/random_model.py make FOLDER LAYERS
     python tools/gpu_checks/random_model.py measure FOLDER
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 DEMO = Path(__file__).resolve().parents[2] / "src" / "penstock" / "demo_model"
@@ -82,7 +84,18 @@ def _layers(cache: object) -> list[tuple[object, ...]]:
     return list(cache.to_legacy_cache())
 
 
+def device() -> dict[str, object]:
+    """What it would run on, or which package is not there."""
+    lacks = [name for name in ("torch", "transformers") if find_spec(name) is None]
+    return {"lacks": " and no ".join(lacks)} if lacks else {"device": _device()}
+
+
+def main(word: str, *rest: str) -> dict[str, object]:
+    """What the command tells."""
+    if word == "device":
+        return device()
+    return make(Path(rest[0]), int(rest[1])) if word == "make" else measure(Path(rest[0]))
+
+
 if __name__ == "__main__":
-    word, folder, *rest = sys.argv[1:]
-    found = make(Path(folder), int(rest[0])) if word == "make" else measure(Path(folder))
-    print(json.dumps(found))
+    print(json.dumps(main(*sys.argv[1:])))

@@ -14,6 +14,7 @@ from penstock.core.address import Address
 from penstock.core.config import Config, ExporterConfig
 from penstock.core.config_sources import Loaded
 from penstock.core.errors import PenstockError
+from penstock.engines.catalog import spec_of
 from penstock.engines.client import EngineClient
 from penstock.engines.hub_cache import cache_folder
 from penstock.exporter.engines import Engines, Target
@@ -177,13 +178,17 @@ class _Replicas:
 
     def targets(self) -> Iterator[Target]:
         """Where their pages are."""
-        for entry in self._registry.registrations():
-            yield _target(entry.name, entry.model, entry.engine, entry.url, entry.api_key)
         self._follow()
-        for model in self._config.models:
+        models = {model.name: model for model in self._config.models}
+        for entry in self._registry.registrations():
+            spec = spec_of(entry.engine, models.get(entry.model))
+            yield Target(entry.name, entry.model, spec, _address(entry.url), entry.api_key)
+        for model in models.values():
             key = model.api_key.get_secret_value() if model.api_key else ""
             for number, url in enumerate(model.sources if model.engine == "remote" else ()):
-                yield _target(f"{model.name}-{number}", model.name, model.engine, url, key)
+                yield Target(
+                    f"{model.name}-{number}", model.name, spec_of("remote", model), _address(url), key
+                )
 
     def owners(self) -> list[Owner]:
         """The processes of those registered."""
@@ -197,8 +202,8 @@ class _Replicas:
             self._config = self._load().config
 
 
-def _target(name: str, model: str, engine: str, url: str, key: str) -> Target:
-    return Target(name, model, engine, Address.parse(url.removeprefix("http://")), key)
+def _address(url: str) -> Address:
+    return Address.parse(url.removeprefix("http://").rstrip("/"))
 
 
 def _owner(entry: Registration) -> Owner:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from penstock.core.config import DEMO_SOURCE, ModelConfig
 from penstock.core.errors import PenstockError
 from penstock.engines.download import Download
-from penstock.engines.hub import Hub, HubName, Listing, parse_name
+from penstock.engines.hub import Hub, HubError, HubName, Listing, parse_name
 from penstock.engines.hub_cache import cache_folder
 from penstock.engines.shelf import CacheShelf, FolderShelf, Shelf
 from penstock.planner.repository import Listed, is_safe, parts_of, select
 
 TOKEN_VARIABLE = "HF_TOKEN"  # noqa: S105 - a name
 TOKEN_BYTES_MAX = 4096
+WAITS_S, WAIT_MAX_S = (1.0, 3.0), 30.0
+"""Between questions what there is, and the longest that the Hub may ask for: nothing has been shown by then."""
 
 _TOKEN = re.compile(r"[!-~]{1,512}")
 
@@ -68,12 +71,20 @@ class Pull:
         return self.shelf.root / models[0] if len(stems) == 1 else self.shelf.root
 
 
-def prepare(wanted: Wanted, hub: Hub, environ: Mapping[str, str], *, verify: bool) -> Pull:
+def prepare(
+    wanted: Wanted,
+    hub: Hub,
+    environ: Mapping[str, str],
+    *,
+    verify: bool,
+    pause: Callable[[float], None] = time.sleep,
+) -> Pull:
     """Asks the Hub what there is, and looks at what is here already.
 
     Args:
         environ: says where the Hub's cache is.
         verify: whether the checksums of files that are here are looked at again.
+        pause: waits some seconds.
 
     Raises:
         HubError: the Hub does not say.
@@ -86,7 +97,7 @@ def prepare(wanted: Wanted, hub: Hub, environ: Mapping[str, str], *, verify: boo
             hint="leave it out for the newest",
         )
     name = wanted.name
-    listing = hub.listing(name.repo, wanted.revision)
+    listing = _listing(wanted, hub, pause)
     files = select(
         listing.files,
         name.repo,
@@ -103,6 +114,18 @@ def prepare(wanted: Wanted, hub: Hub, environ: Mapping[str, str], *, verify: boo
         cache = wanted.cache or cache_folder(environ)
         shelf = CacheShelf(cache.absolute(), name.repo, listing.commit, wanted.revision)
     return Pull(wanted, listing, files, shelf, Download(hub, listing, files, shelf, verify=verify))
+
+
+def _listing(wanted: Wanted, hub: Hub, pause: Callable[[float], None]) -> Listing:
+    """What the Hub has, asked a little later again where that may help."""
+    for wait_s in WAITS_S:
+        try:
+            return hub.listing(wanted.name.repo, wanted.revision)
+        except HubError as error:
+            if not error.transient or error.wait_s > WAIT_MAX_S:
+                raise
+            pause(max(wait_s, error.wait_s))
+    return hub.listing(wanted.name.repo, wanted.revision)
 
 
 def configured(models: Iterable[ModelConfig]) -> Iterator[Wanted]:

@@ -24,7 +24,7 @@ from penstock.supervisor.keeper import Keeper
 from penstock.supervisor.loop import Supervisor
 
 LOOK_EVERY_S = 0.2
-CHANGE_SAID_EVERY_S = 1.0
+CHANGE_SAID_EVERY_S = 5.0
 STILL_SAID_EVERY_S = 10.0
 # Seen idle this often in a row: one that was about to become ready may be given requests until the gateway knows.
 IDLE_LOOKS = 2
@@ -219,10 +219,10 @@ class Rolling:
             await asyncio.sleep(self._look_every_s)
 
     def _how(self, name: str, fleet: SeenFleet) -> tuple[str, str]:
-        """How far a start has come, in words; and in one word."""
+        """How far a start has come, in words; and in fewer, which do not change all the time."""
         report = next((one for one in self._reports.all() if one.name == name), None)
         if report is not None and (report.why or report.loading):
-            return report.why or report.loading, report.life
+            return report.why or report.loading, report.why or report.loading.partition(";")[0]
         seen = fleet.replicas.get(name)
         if seen is not None and seen.ready_at:
             return f"ready at {seen.ready_at} of {fleet.workers} workers", "almost ready"
@@ -236,7 +236,7 @@ class Rolling:
             idle = idle + 1 if fleet.is_idle(name) and not trouble else 0
             seen = fleet.replicas.get(name)
             left = _requests(seen.in_flight if seen else 0)
-            progress.tell(name, trouble or f"draining, {left} left", of_the_kind="draining")
+            progress.tell(name, trouble or f"draining, {left} left", of_the_kind=trouble or "draining")
             if self._clock() > end_s:
                 progress.tell(name, f"stopped with {left}, which should have ended by now")
                 break

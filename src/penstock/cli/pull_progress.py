@@ -77,7 +77,7 @@ class Bars(Lines):
 
         super().__init__(say, now_s)
         self._progress = progress.Progress(
-            progress.TextColumn("{task.description}"),
+            progress.TextColumn("{task.description}", markup=False),  # names are the server's
             progress.BarColumn(),
             progress.DownloadColumn(),
             progress.TransferSpeedColumn(),

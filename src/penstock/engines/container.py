@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from penstock.core.config import ModelConfig
+from penstock.engines.causes import Causes
 from penstock.engines.spec import Launch, Placement
 from penstock.engines.weights import local_folder
 
@@ -28,6 +29,23 @@ PASSED_ON = ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "HTTP_PROXY", "HTTPS_P
 SETTINGS = ("VLLM_", "SGLANG_", "NCCL_")
 # A port that all processes of vLLM count up from; in a pod beside a service called `vllm`, an URL, which it refuses.
 FOREIGN = ("VLLM_PORT",)
+CAUSES: Causes = (
+    (
+        r"could not select device driver|unresolvable cdi devices|nvidia-container-cli",
+        "the container can't be given a GPU: install the NVIDIA Container Toolkit (podman: and run "
+        "`nvidia-ctk cdi generate`)",
+    ),
+    (
+        r"pull access denied|manifest unknown|manifest for .* not found|no such image|image not known"
+        r"|repository does not exist|requested access to the resource is denied|short-name .* did not resolve",
+        "its image can't be had: check models.N.image, and whether you are logged in to its registry",
+    ),
+    (
+        r"cannot connect to the docker daemon|permission denied while trying to connect",
+        "docker does not run, or this user may not use it: start it, or add the user to the group docker",
+    ),
+    (r"executable file .{0,80}not found", "the image does not hold this engine: check models.N.image"),
+)
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvidia0")
 
 
@@ -84,7 +102,7 @@ def in_image(
     mounts += [_mount(what, path) for path, what in _written(model, environ).items()]
     return Launch(
         argv=(
-            *(runtime, "run", "--rm", "--init", "--name", name),
+            *(runtime, "run", "--rm", *(() if _is_podman(runtime) else ("--init",)), "--name", name),
             *("--publish", f"{placement.host}:{placement.port}:{PORT}"),
             *("--stop-timeout", str(placement.drain_s + STOP_MARGIN_S), "--shm-size", SHM_SIZE),
             *("--security-opt", "no-new-privileges"),
@@ -129,11 +147,16 @@ def _gpus(runtime: str, placement: Placement, devices: tuple[str, ...]) -> tuple
     gpus = placement.gpus
     if gpus == () or (gpus is None and not any(Path(device).exists() for device in devices)):
         return ()
-    if Path(runtime).name == "podman":  # by the Container Device Interface
+    if _is_podman(runtime):  # by the Container Device Interface
         names = ("all",) if gpus is None else gpus
         return tuple(word for one in names for word in ("--device", f"nvidia.com/gpu={one}"))
     # The option's value is a line of CSV, so that a list needs its quotes.
     return ("--gpus", "all" if gpus is None else f'"device={",".join(map(str, gpus))}"')
+
+
+def _is_podman(runtime: str) -> bool:
+    """Whether GPUs have CDI's names, and the init process is a package of its own that is often not there."""
+    return Path(runtime).name == "podman"
 
 
 def _mount(source: str, target: str, *options: str) -> str:

@@ -157,6 +157,7 @@ def _by_system(error: Exception) -> tuple[str, str, str] | None:
 
 def _told(error: Exception) -> str:
     text = next(iter(str(error).splitlines()), "")[:200]
+    text = text if text.isprintable() else ascii(text)
     return text.replace("{", "(").replace("}", ")") or "no answer"
 
 

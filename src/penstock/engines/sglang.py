@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from penstock.core.config import ModelConfig
-from penstock.engines import keyed_module
+from penstock.engines import container, keyed_module
 from penstock.engines.causes import HUB_CAUSES
 from penstock.engines.container import image_mistakes, in_image, inside
 from penstock.engines.installation import Installation, find
@@ -98,6 +98,7 @@ SPEC = EngineSpec(
         (r"fired up and ready", "ready"),
     ),
     causes=(
+        *container.CAUSES,
         (
             r"not enough memory\. please try to increase --mem-fraction-static",
             "no memory is left for the KV cache; raise mem_fraction_static, or split the model by tp_size",

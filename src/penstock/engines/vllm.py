@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from penstock.core.config import ModelConfig
+from penstock.engines import container
 from penstock.engines.container import ENGINE_CACHE, FOREIGN, image_mistakes, in_image, inside
 from penstock.engines.options import words
 from penstock.engines.spec import VLLM_MANNER, EngineSpec, Launch, Placement
@@ -117,5 +118,5 @@ SPEC = EngineSpec(
     # One more for each step of which tokens came; it stands still where EngineCore does.
     steps=(b"vllm:iteration_tokens_total_count",),
     stages=STAGES,
-    causes=CAUSES,
+    causes=(*container.CAUSES, *CAUSES),
 )

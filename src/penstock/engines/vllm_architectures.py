@@ -8,7 +8,7 @@ from pathlib import Path
 
 from penstock.core.config import ModelConfig
 from penstock.engines.vllm_installation import Vllm
-from penstock.engines.weights import config_of, local_folder
+from penstock.engines.weights import config_of, known_folder
 
 REGISTRY = "vllm/model_executor/models/registry.py"
 REGISTRY_BYTES_MAX = 1024 * 1024
@@ -17,7 +17,7 @@ _ENTRY = re.compile(r'"(\w+)":\s*\(')  # of those that it knows; former ones are
 
 def architecture_mistakes(model: ModelConfig, vllm: Vllm) -> Iterator[str]:
     """A complaint where neither vLLM nor its Transformers can know it; silent where that can't be told."""
-    folder = local_folder(model)
+    folder = known_folder(model)
     registry = vllm.sources.source(REGISTRY) if vllm.sources else None
     if (
         folder is None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock.core.config import DEMO_SOURCE, ModelConfig
+from penstock.engines import hub
 from penstock.engines.model_files import CONFIG_NAME, DEMO_FOLDER, describe
 from penstock.planner.architecture import CONFIG_BYTES_MAX
 from penstock.planner.shapes import DamagedError, PlanError
@@ -24,6 +25,12 @@ def local_folder(model: ModelConfig) -> Path | None:
     """The folder that `source` names; None where it is a name of the Hub."""
     path = DEMO_FOLDER if model.source == DEMO_SOURCE else Path(str(model.source)).expanduser()
     return path.absolute() if path.is_dir() else None
+
+
+def known_folder(model: ModelConfig) -> Path | None:
+    """The folder that holds the model, also in the Hub's cache; None where it is not on this disk."""
+    found = local_folder(model) or hub.local_path(str(model.source))
+    return found if found is not None and found.is_dir() else None
 
 
 def source_of(model: ModelConfig) -> str:
@@ -84,7 +91,7 @@ def _folder_mistakes(folder: Path, engine: str, takes_gguf: bool) -> Iterator[st
 
 def split_mistakes(model: ModelConfig, name: str) -> Iterator[str]:
     """A complaint where the argument `name`, over how many GPUs each layer is split, does not divide the heads."""
-    folder = local_folder(model)
+    folder = known_folder(model)
     size = model.engine_args.get(name, 1)
     if folder is None or not isinstance(size, int) or isinstance(size, bool) or size < 1:
         return

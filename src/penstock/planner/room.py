@@ -10,8 +10,9 @@ Weights and KV cache are exact. The rest is estimated; docs/plan.md compares it 
 - Outside of PyTorch: NCCL's buffers and libraries' work space; logs of vLLM show 0.05 to 0.16 GiB on one GPU, and
   0.2 to 0.25 where several work together.
 - CUDA graphs: logs of vLLM show 0.1 to 0.75 GiB.
-- llama.cpp's compute buffer: 32-bit logits and residual stream of a whole batch, or the MLP where that is wider. Its
-  logs show 258.5 MiB for Llama 3 8B and batches of 512: 512 x (128256 + 4096) x 4 bytes.
+- llama.cpp's compute buffer, for each token of a batch: 32-bit logits, or the MLP where that is wider, and three times
+  the residual stream; and a 16-bit mask over the context. It logs 30.07 MiB for the demo model with batches of 2048
+  (30.0 by this), and 258.5 for Llama 3 8B with batches of 512 on a GPU (282; the mask is kept elsewhere there).
 - In RAM: its process, and the prompts that it keeps (`CACHE_RAM_MIB` of `engines/llamacpp_server.py`).
 """
 
@@ -31,7 +32,7 @@ TOGETHER_BYTES = 2 * GIB // 5
 GRAPH_BYTES = GIB // 2
 ACTIVATION_BYTES = 2
 LOGIT_BYTES = 2 * 4
-LAYERED_BYTES = 4
+LAYERED_BYTES, MASK_BYTES = 4, 2
 RAM_RUNTIME_BYTES = (256 + 512) * 2**20
 STATE_BYTES = 4
 
@@ -138,7 +139,8 @@ def room(model: Architecture, way: Method, gpu: Gpu, gpus: int, terms: Terms) ->
 def _activations(model: Architecture, gpus: int, terms: Terms) -> int:
     wide = 3 * (model.inner if terms.layered else -(-model.inner // gpus)) + 4 * model.hidden
     if terms.layered:
-        return terms.batch_tokens * max(wide, model.vocabulary + model.hidden) * LAYERED_BYTES
+        wide = max(wide, model.vocabulary + 3 * model.hidden)
+        return terms.batch_tokens * (wide * LAYERED_BYTES + terms.context * MASK_BYTES)
     logits = min(terms.sequences, terms.batch_tokens) * model.vocabulary * LOGIT_BYTES
     return terms.batch_tokens * wide * ACTIVATION_BYTES + logits
 

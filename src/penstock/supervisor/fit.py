@@ -8,6 +8,7 @@ elsewhere, and of a model that is only on the Hub where that can't be asked.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from penstock.core.errors import PenstockError
 from penstock.engines.hub import HubName, parse_name
 from penstock.engines.model_files import cached, describe
 from penstock.planner.hardware import Gpu
-from penstock.planner.misfit import misfit
+from penstock.planner.misfit import misfit, undivided
 from penstock.planner.quantization import METHODS, Method, method, own_method
 from penstock.planner.shapes import Architecture, DamagedError, PlanError
 
@@ -25,6 +26,9 @@ ELSEWHERE = ("pipeline_parallel_size", "cpu_offload_gb", "data_parallel_size", "
 
 FROM_HUB = ("vllm", "transformers", "sglang")
 """Engines that take names of the Hub, and have what is missing downloaded by themselves."""
+
+_OLD_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}")
+"""Of a model of the Hub's first days, which it still finds without an owner."""
 
 KV_SMALL = ("fp8", "fp8_e4m3", "fp8_e5m2")
 
@@ -75,7 +79,8 @@ def _looked_for(
     path = Path(str(model.source)).expanduser()
     if path.exists():
         return (path if path.is_dir() else None), ""
-    name, args = parse_name(str(model.source)), model.engine_args
+    source, args = str(model.source), model.engine_args
+    name = HubName(source) if _OLD_NAME.fullmatch(source) else parse_name(source)
     if name is None or name.file or name.quantization or "download_dir" in args:
         return None, ""  # what is no name of the Hub is the engine's own check's to say
     revision = args.get("revision")
@@ -106,9 +111,9 @@ def _complaints(model: ModelConfig, here: Path, gpus: Sequence[Gpu]) -> Iterator
     except PlanError:
         return  # the engine may know more families, and says itself what is wrong with a configuration
     size = model.engine_args.get("tensor_parallel_size", 1)
-    if not gpus or type(size) is not int or size < 1 or any(name in model.engine_args for name in ELSEWHERE):
+    if type(size) is not int or size < 1 or any(name in model.engine_args for name in ELSEWHERE):
         return
-    if size > len(gpus):
+    if gpus and size > len(gpus):
         yield f"engine_args.tensor_parallel_size: {size} GPUs are asked for; there {_are(len(gpus))} here"
         return
     yield from _misfit(model, architecture, gpus, size)
@@ -120,6 +125,11 @@ def _misfit(model: ModelConfig, architecture: Architecture, gpus: Sequence[Gpu],
         way = _method(architecture, args.get("quantization"))
     except PlanError:
         return  # as above, of methods
+    if not gpus:
+        uneven = undivided(architecture, way, size)
+        if uneven:
+            yield f"engine_args.tensor_parallel_size: {uneven}"
+        return
     context, utilization = (
         args.get("max_model_len", architecture.context_max),
         args.get("gpu_memory_utilization", 1.0),
