@@ -4,6 +4,7 @@
 PYTHON ?= python3
 SEEDS ?= 4000
 MINUTES ?= 15
+SATURATED ?= 30
 CONCURRENCY ?= 32
 DURATION ?= 120
 VENV := .venv
@@ -22,7 +23,7 @@ INSTALL_FAILED = { echo "error: installing failed; the lines above say why" >&2;
 	echo "hint: pip needs a package index; set PIP_INDEX_URL where yours is not the usual one" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up stop status test test-vllm test-systemd test-simulation soak bench-gateway monitoring loadtest benchmark check fmt lock clean python
+.PHONY: help setup up download stop status test test-vllm test-systemd test-alerts test-simulation soak soak-saturation bench-gateway monitoring loadtest benchmark check fmt lock clean python
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +32,9 @@ setup: $(RUNTIME)  ## install Penstock into .venv
 
 up: $(RUNTIME)  ## start the engines and the gateway; Ctrl-C stops them
 	@exec $(BIN)/penstock up
+
+download: $(RUNTIME)  ## download a model from the Hub, or what is configured; MODEL=owner/model
+	@$(BIN)/penstock pull $(MODEL)
 
 stop: $(RUNTIME)  ## stop what `make up` started
 	@$(BIN)/penstock stop
@@ -44,12 +48,16 @@ test: $(DEV)  ## run all tests
 
 test-vllm: $(DEV)  ## run the tests on a real vLLM, which is installed outside this folder, once
 	@tools/install_vllm.sh $(VLLM) $(PYTHON)
-	PENSTOCK_VLLM_VENV=$(VLLM) $(BIN)/python -m pytest tests/e2e/test_vllm.py tests/e2e/test_vllm_plan.py tests/e2e/test_vllm_rolling.py --timeout 600
+	PENSTOCK_VLLM_VENV=$(VLLM) $(BIN)/python -m pytest tests/contract tests/e2e/test_vllm*.py --timeout 600
 
 test-systemd: $(DEV)  ## run the tests under a real systemd, in a container made outside this folder, once; needs root
 	@tools/install_systemd_image.sh $(SYSTEMD)
 	PENSTOCK_TEST_CONTAINERS=1 PENSTOCK_TEST_SYSTEMD=$(SYSTEMD) \
 		$(BIN)/python -m pytest tests/e2e/test_systemd.py --timeout 900
+
+test-alerts: $(DEV)  ## break a stack in many ways, and see a real Prometheus and Alertmanager tell of each
+	@tools/install_test_packages.sh
+	$(BIN)/python -m tests.alerts
 
 test-simulation: $(DEV)  ## run the gateway's policies in virtual time; SEEDS=20000 for more
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS)
@@ -58,6 +66,9 @@ soak: $(DEV)  ## run a gateway under load and faults for MINUTES=15, and see tha
 	$(BIN)/python -m tests.soak --minutes $(MINUTES)
 	PENSTOCK_CHAOS_REQUESTS=10000 PENSTOCK_KILLS=60 $(BIN)/python -m pytest tests/e2e/test_chaos.py \
 		tests/e2e/test_kill_gateway.py --timeout 600
+
+soak-saturation: $(DEV)  ## keep engines full for SATURATED=30 minutes, and see that none is called stalled
+	$(BIN)/python -m tests.soak.saturation --minutes $(SATURATED)
 
 bench-gateway: $(DEV)  ## compare the gateway with nginx, in about a minute
 	@tools/install_test_packages.sh

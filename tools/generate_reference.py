@@ -9,7 +9,9 @@ from penstock.bench.analysis.definitions import with_chapter
 from penstock.core.config import Config
 from penstock.core.config_reference import example_toml, reference_page
 from penstock.core.config_sources import load_config
+from penstock.exporter.reference import exporter_page
 from penstock.render.alerts import ALERTS, GROUPS
+from penstock.render.grafana import grafana
 from penstock.render.prometheus import prometheus
 from penstock.render.runbook import INDEX, by_page, index, with_head
 from penstock.render.systemd import Site, units
@@ -20,10 +22,13 @@ SITE = Site(command=Path("/opt/penstock/bin/penstock"), config=Path("/etc/pensto
 
 
 def example_monitoring() -> dict[str, str]:
-    """What Prometheus is set up by for the example with every setting uncommented, by its paths."""
+    """What Prometheus and Grafana are set up by for the example with every setting uncommented, by its paths."""
     toml = re.sub(r"(?m)^# ", "", example_toml())
     loaded = load_config(toml_text=toml, toml_name="", environ={}, dotenv_text=None, dotenv_name="")
-    return {f"deploy/prometheus/{name}": text for name, text in prometheus(loaded.config).items()}
+    return {
+        **{f"deploy/prometheus/{name}": text for name, text in prometheus(loaded.config).items()},
+        **{f"deploy/grafana/{name}": text for name, text in grafana(loaded.config).items()},
+    }
 
 
 def runbooks() -> dict[str, str]:
@@ -43,6 +48,7 @@ def main() -> None:
     for name, text in (
         ("penstock.example.toml", example_toml()),
         ("docs/reference/config.md", reference_page()),
+        ("docs/reference/exporter.md", exporter_page()),
         ("docs/reference/metrics.md", metrics_page()),
         *example_monitoring().items(),
         *runbooks().items(),

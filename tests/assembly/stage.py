@@ -45,6 +45,7 @@ class FakeGateway(GatewayAdmin):
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
         self.in_flight: dict[str, int] = {}
+        self.elsewhere: tuple[str, ...] = ()
         self.silent = False
         self.refuses = ""
         self.reloads = 0
@@ -65,7 +66,8 @@ class FakeGateway(GatewayAdmin):
             )
             for one in (*running, *leaving)
         }
-        return SeenFleet(1, seen)
+        remote = {name: SeenReplica("a", "ready", "", 0, 1) for name in self.elsewhere}
+        return SeenFleet(1, {**remote, **seen})
 
     async def reload(self) -> None:
         self.reloads += 1

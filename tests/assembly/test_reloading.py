@@ -125,9 +125,10 @@ def test_who_withdraws_a_reload_finds_everything_as_it_was(tmp_path: Path) -> No
 def test_an_engine_that_penstock_starts_takes_other_names_than_the_remote_one_has(tmp_path: Path) -> None:
     remote = ModelConfig(name="a", engine="remote", source=("http://127.0.0.1:1", "http://127.0.0.1:2"))
     stage = Stage(tmp_path, (remote, model("b")))
+    stage.gateway.elsewhere = ("a-0", "a-2")  # as one is called that has made room for another
 
     async def scene() -> None:
-        await follow(stage, model("a"), model("b"))
-        assert sorted(stage.names()) == ["a-2", "b-0"]
+        await follow(stage, model("a", 2), model("b"))
+        assert sorted(stage.names()) == ["a-1", "a-3", "b-0"]
 
     stage.run(scene)

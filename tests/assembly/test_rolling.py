@@ -15,8 +15,8 @@ from tests.assembly.stage import Stage, model
 from tests.supervisor.parts import FAIL, until
 
 MUTE = "import signal; signal.pause()"
-BESIDE = Way(1, 20.0)
-IN_PLACE = Way(0, 20.0)
+BESIDE = Way(1, 20.0, 20.0)
+IN_PLACE = Way(0, 20.0, 20.0)
 OTHER = model(seed=1)
 
 
@@ -40,7 +40,7 @@ def test_as_many_start_at_once_as_there_is_room_for(tmp_path: Path, at_once: int
     stage = Stage(tmp_path, (model(replicas=3),))
 
     async def scene() -> None:
-        await stage.rolling.replace(stage.of("a"), OTHER, 3, Way(at_once, 20.0), stage.told)
+        await stage.rolling.replace(stage.of("a"), OTHER, 3, Way(at_once, 20.0, 20.0), stage.told)
         assert len(stage.names()) == 3
 
     stage.run(scene)
@@ -83,7 +83,7 @@ def test_a_new_replica_that_says_nothing_is_stopped_when_its_time_is_over(tmp_pa
 
     async def scene() -> None:
         with pytest.raises(PenstockError, match=r"a-1 was not ready after 0.1s: ready|loading|starting"):
-            await stage.rolling.replace(stage.of("a"), OTHER, 1, Way(1, 0.1), stage.told)
+            await stage.rolling.replace(stage.of("a"), OTHER, 1, Way(1, 0.1, 20.0), stage.told)
         assert stage.names() == ["a-0"]
         assert "a-1 ended" in stage.events
 
@@ -109,18 +109,16 @@ def test_an_old_replica_leaves_when_its_last_request_has_ended(tmp_path: Path) -
 
 
 def test_an_old_replica_is_not_waited_for_longer_than_a_request_may_take(tmp_path: Path) -> None:
-    quick = model().model_copy(
-        update={"timeouts": model().timeouts.model_copy(update={"total_s": -rolling.DRAIN_MARGIN_S})}
-    )
     stage = Stage(tmp_path)
     stage.gateway.in_flight["a-0"] = 1
 
     async def scene() -> None:
-        await stage.rolling.replace(stage.of("a"), quick, 1, BESIDE, stage.told)
+        way = Way(1, 20.0, -rolling.DRAIN_MARGIN_S)
+        await stage.rolling.replace(stage.of("a"), OTHER, 1, way, stage.told)
 
     stage.run(scene)
 
-    assert "a-0: stopped undrained: 0s have passed" in stage.told.steps
+    assert "a-0: stopped with 1 request, which should have ended by now" in stage.told.steps
 
 
 def test_who_withdraws_it_while_a_replica_starts_finds_the_old_ones(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from penstock.bench.beside.figures import ENGINE, GATEWAY, GPU, read
 from penstock.simulator.engine_model import EngineModel, EngineModelSettings
-from penstock.simulator.exposition import Metrics
+from penstock.simulator.exposition import Gauges, Metrics
 
 VLLM = b"""\
 vllm:num_requests_running{engine="0",model_name="m"} 12.0
@@ -73,7 +73,9 @@ def test_ranks_that_run_data_parallel_add_up_and_the_fullest_cache_counts() -> N
 
 
 def test_the_simulated_engine_says_all_of_them() -> None:
-    page = Metrics().render(EngineModel(EngineModelSettings()), "m")
+    model = EngineModel(EngineModelSettings())
+
+    page = Metrics().render(model, Gauges.of(model), "m")
 
     assert set(read(page, ENGINE)) == {figure.name for figure in ENGINE}
 

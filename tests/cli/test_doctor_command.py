@@ -6,6 +6,8 @@ import json
 import socket
 from pathlib import Path
 
+import pytest
+
 from tests.cli.conftest import Command
 
 
@@ -75,6 +77,25 @@ def test_model_files_that_are_missing_or_strange_and_a_taken_port_are_found(
     assert f"{address} is in use by" in by_subject["gateway.listen"]["seen"]
     assert by_subject["model absent"]["level"] == "fail", by_subject["model absent"]
     assert by_subject["model strange"]["level"] == "warn", by_subject["model strange"]
+
+
+def test_a_model_of_the_hub_is_looked_for_in_the_cache_and_never_on_the_network(
+    penstock: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(folder / "cache"))
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "HF_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    (folder / "penstock.toml").write_text(
+        '[[models]]\nname = "m"\nengine = "llamacpp"\nsource = "owner/model:Q4_K_M"\n'
+    )
+
+    result = penstock("doctor")
+
+    assert (
+        "owner/model:Q4_K_M is not on this disk; `penstock pull owner/model:Q4_K_M` fetches it" in result.out
+    )
+    assert "m may be gated, and downloads are limited without" in result.out
 
 
 def test_a_token_is_never_shown(penstock: Command, folder: Path) -> None:

@@ -85,7 +85,7 @@ def test_windows_and_states_are_told(penstock: Command) -> None:
     [
         (("nowhere",), 1, "error: nowhere: there is no such file or folder\nhint: "),
         (("demo", "--gpu", "X99"), 2, "error: --gpu: 'X99' is not known here"),
-        (("demo", "--gpu", "T4", "--detect"), 2, "error: --gpu and --detect: "),
+        (("demo", "--gpu", "T4", "--detect"), 2, "error: --gpu, --detect and --ram: "),
         (("demo", "--quantization", "int3"), 2, "error: --quantization: 'int3' is not known here"),
         (("demo", "--kv-cache", "int4"), 2, "error: --kv-cache: expected auto or fp8, found 'int4'"),
         (("demo", "--tensor-parallel", "2"), 2, "error: --tensor-parallel: has no effect without --gpu"),
@@ -173,3 +173,51 @@ def test_what_no_gpu_can_do_is_said(penstock: Command) -> None:
 
     assert result.code == 3
     assert "None of the surveyed GPUs would do, in any number." in result.out
+
+
+def test_a_model_is_planned_for_the_memory_of_a_cpu(penstock: Command) -> None:
+    small, large = (penstock("plan", LLAMA_70B, "--ram", size) for size in ("16GiB", "64GiB"))
+    here = penstock("plan", "demo", "--ram", "detect", "--json")
+
+    assert (small.code, large.code, here.code) == (3, 0, 0)
+    assert "16.0 GiB of RAM, weights as q4_k_m, sequences of 8192 tokens: it does not fit." in small.out
+    assert "GiB of free RAM would do." in small.out
+    assert "64.0 GiB of RAM, weights as q4_k_m, sequences of 8192 tokens: it fits." in large.out
+    assert "engine_args = { n_ctx = 8192, n_parallel = " in large.out
+    assert "CUDA" not in large.out
+    assert "note: q4_k_m is an estimate" in large.out
+    assert json.loads(here.out)["engine"] == "llamacpp"
+
+
+def test_a_price_of_gpus_becomes_one_of_tokens_marked_as_an_estimate(penstock: Command) -> None:
+    text = penstock("plan", LLAMA_70B, "--gpu", "2xH100", "--price-per-gpu-hour", "2.5")
+    data = penstock("plan", LLAMA_70B, "--gpu", "2xH100", "--price-per-gpu-hour", "2.5", "--json")
+
+    assert "USD PER MILLION AT LEAST" in text.out
+    assert "An estimate: generated tokens, sequences of 4096 tokens" in text.out
+    one, many = json.loads(data.out)["costs_estimate"]
+    assert one["sequences"] == 1
+    assert one["usd_per_million_tokens_at_least"] > many["usd_per_million_tokens_at_least"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--ram", "16GiB", "--gpu", "T4"], "--gpu, --detect and --ram"),
+        (["--ram", "some"], "--ram: expected detect, or a size from 256MiB to 64TiB, found 'some'"),
+        (["--ram", "1KB"], "--ram: expected detect"),
+        (
+            ["--ram", "16GiB", "--quantization", "awq"],
+            "weights as awq: llama.cpp, which runs models on a CPU",
+        ),
+        (["--ram", "16GiB", "--price-per-gpu-hour", "1"], "has no effect without --gpu"),
+        (["--price-per-gpu-hour", "1"], "--price-per-gpu-hour: has no effect without --gpu or --detect"),
+    ],
+)
+def test_options_for_a_cpu_and_for_cost_are_refused_where_they_mean_nothing(
+    penstock: Command, arguments: list[str], said: str
+) -> None:
+    result = penstock("plan", LLAMA_70B, *arguments)
+
+    assert result.code == 2
+    assert said in result.err

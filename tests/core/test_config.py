@@ -2,6 +2,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from penstock.core.config import Address, Config, ModelConfig, TenantConfig, Timeouts
+from penstock.core.config_model import Health
 
 
 def test_without_any_file_the_demo_model_is_served() -> None:
@@ -102,7 +103,6 @@ def test_a_simulated_model_has_no_source() -> None:
     [
         "",
         [],
-        "https://a:1",
         "http://a",
         "http://a:0",
         "http://a:1/v1",
@@ -113,6 +113,49 @@ def test_a_simulated_model_has_no_source() -> None:
 def test_a_remote_model_takes_only_distinct_base_urls(source: str | list[str]) -> None:
     with pytest.raises(ValidationError, match="different URLs"):
         ModelConfig.model_validate({"name": "m", "engine": "remote", "source": source})
+
+
+def test_a_remote_url_with_tls_is_answered_with_what_to_do() -> None:
+    with pytest.raises(ValidationError, match="no TLS to engines: put a TLS proxy"):
+        ModelConfig.model_validate({"name": "m", "engine": "remote", "source": ["http://a:1", "https://a:1"]})
+
+
+@pytest.mark.parametrize("source", ["owner/repo/file.gguf", "owner/repo:Q4_K_M", "./a.gguf"])
+def test_a_gguf_file_may_be_on_the_hub(source: str) -> None:
+    assert ModelConfig(name="m", engine="llamacpp", source=source).source == source
+
+
+@pytest.mark.parametrize(
+    ("engine", "key", "value"),
+    [
+        ("sim", "venv", "/opt/vllm"),
+        ("llamacpp", "image", "vllm/vllm-openai"),
+        ("transformers", "image", "vllm/vllm-openai"),
+        ("vllm", "health_path", "/health"),
+        ("vllm", "metrics", {"running": "a:b"}),
+    ],
+)
+def test_a_setting_for_another_engine_is_refused(engine: str, key: str, value: object) -> None:
+    source = {"sim": "", "llamacpp": "demo"}.get(engine, "owner/model")
+
+    with pytest.raises(ValidationError, match=f"with engine {engine}: it is for "):
+        ModelConfig.model_validate({"name": "m", "engine": engine, "source": source, key: value})
+
+
+def test_an_engine_runs_in_an_environment_or_in_a_container() -> None:
+    with pytest.raises(ValidationError, match="in one or the other"):
+        ModelConfig(name="m", engine="vllm", source="owner/model", venv="/opt/vllm", image="vllm/vllm-openai")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("health_path", "health"), ("health_path", "/a b"), ("metrics", {"running": "a b"}), ("image", "--rm")],
+)
+def test_what_goes_into_a_request_or_a_command_is_checked(key: str, value: object) -> None:
+    engine, source = ("vllm", "owner/model") if key == "image" else ("remote", "http://h:1")
+
+    with pytest.raises(ValidationError, match=r"expected (a path|the name)"):
+        ModelConfig.model_validate({"name": "m", "engine": engine, "source": source, key: value})
 
 
 @pytest.mark.parametrize(
@@ -162,8 +205,10 @@ def test_a_size_has_a_range(value: object) -> None:
         Config.model_validate({"gateway": {"body_max": value}})
 
 
-@pytest.mark.parametrize("value", [{}, [[1]], None, float("inf")])
-def test_an_engine_option_is_a_plain_value_or_a_list_of_these(value: object) -> None:
+@pytest.mark.parametrize("value", [None, float("inf"), {"a": None}, [{"a": float("nan")}], "too deep"])
+def test_an_engine_option_holds_plain_values(value: object) -> None:
+    value = [[[[[[[[[1]]]]]]]]] if value == "too deep" else value
+
     with pytest.raises(ValidationError, match="true or false"):
         ModelConfig.model_validate({"name": "m", "engine": "sim", "engine_args": {"a": value}})
 
@@ -171,6 +216,13 @@ def test_an_engine_option_is_a_plain_value_or_a_list_of_these(value: object) -> 
 def test_a_phase_that_is_set_must_fit_into_the_total() -> None:
     with pytest.raises(ValidationError, match="at most the total of 5s"):
         Timeouts.model_validate({"total": "5s", "stall": "6s"})
+
+
+def test_a_stall_is_left_to_the_engine_unless_it_is_set_and_not_to_less_than_its_looks_can_tell() -> None:
+    assert Health().stall_s is None
+    assert Health.model_validate({"stall": "2s", "restart_after": "10m"}).restart_after_s == 600.0
+    with pytest.raises(ValidationError, match="expected at least 2s"):
+        Health.model_validate({"stall": "1999ms"})
 
 
 def test_a_phase_left_at_its_default_is_cut_short_by_the_total() -> None:

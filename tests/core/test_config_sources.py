@@ -345,7 +345,7 @@ def test_a_configuration_error_is_one_of_penstocks_errors_and_lists_every_line()
         (REMOTE + 'api_key = "SECRET with blank"', {}, ""),
         (REMOTE.replace("http://h:1", "http://u:SECRET@h:1"), {}, ""),
         ('[[models]]\nname = "m"\nengine = "sim"\napi_key = "SECRET"', {}, ""),
-        ('[[models]]\nname = "m"\nengine = "sim"\nengine_args = { token = { a = "SECRET" } }', {}, ""),
+        ('[[models]]\nname = "m"\nengine = "sim"\nengine_args = { token = ["SECRET", inf] }', {}, ""),
         ('[gateway]\napi_key = "SECRET"', {}, ""),
         ("", {"PENSTOCK_GATEWAY__API_KEYS": '["SECRET'}, ""),
         ("", {"PENSTOCK_GATEWAY": "api_keys=SECRET"}, ""),

@@ -41,7 +41,11 @@ def test_a_machine_that_is_well_has_nothing_to_mend() -> None:
         (FakeGpu(fields={**IDLE, "NVML_FI_DEV_RETIRED_PENDING": 1}), "warn", "memory", "waits for a reset"),
         (FakeGpu(ecc_uncorrected=3), "fail", "memory", "3 uncorrected"),
         (FakeGpu(throttle=["HwThermalSlowdown"]), "warn", "clocks", "hw_thermal"),
-        (FakeGpu(temperature_c=86), "warn", "heat", "86 C: it slows down at 87 C"),
+        (FakeGpu(temperature_c=86), "warn", "heat", "86 C: 1 C below where it slows down"),
+        (
+            FakeGpu(temperature_c=86, errors={"nvmlDeviceGetMarginTemperature": "NVML_ERROR_NOT_SUPPORTED"}),
+            *("warn", "heat", "86 C: 1 C below"),
+        ),
         (FakeGpu(nvlinks=[1, 0, 0]), "warn", "nvlink", "2 of 3"),
         (FakeGpu(pcie_width=4), "warn", "pcie", "4 lanes of 16"),
         (FakeGpu(persistence=False), "warn", "persistence", "off"),

@@ -24,6 +24,7 @@ from tests.e2e.processes import (
     stop,
     wait_until,
 )
+from tests.exporter.test_otlp import receiver
 
 SIM = '[[models]]\nname = "m"\nengine = "sim"\n'
 
@@ -32,9 +33,7 @@ SIM = '[[models]]\nname = "m"\nengine = "sim"\n'
 def exporter(folder: Path, toml: str, *options: str) -> Iterator[Server]:
     """`penstock exporter`, once it answers."""
     port, log = free_port(), folder / "exporter.log"
-    (folder / "penstock.toml").write_text(
-        f'exporter = {{ listen = "127.0.0.1:{port}", every = "200ms" }}\n{toml}'
-    )
+    (folder / "penstock.toml").write_text(toml)
     with log.open("w") as sink:
         process = subprocess.Popen(
             [sys.executable, "-m", "penstock", "exporter", *options],
@@ -42,7 +41,12 @@ def exporter(folder: Path, toml: str, *options: str) -> Iterator[Server]:
             stderr=sink,
             text=True,
             cwd=folder,
-            env=environment(folder / "home"),
+            env=environment(
+                folder / "home",
+                PENSTOCK_EXPORTER__LISTEN=f"127.0.0.1:{port}",
+                PENSTOCK_EXPORTER__EVERY="200ms",
+                PENSTOCK_EXPORTER__OTLP_EVERY="200ms",
+            ),
         )
     server = Server(process, port, log)
     try:
@@ -112,7 +116,7 @@ def test_an_address_that_is_taken_ends_it_with_what_to_do(tmp_path: Path) -> Non
         second = subprocess.run(
             [sys.executable, "-m", "penstock", "exporter"],
             cwd=tmp_path,
-            env=environment(tmp_path / "home"),
+            env=environment(tmp_path / "home", PENSTOCK_EXPORTER__LISTEN=f"127.0.0.1:{server.port}"),
             capture_output=True,
             text=True,
             timeout=60,
@@ -121,6 +125,19 @@ def test_an_address_that_is_taken_ends_it_with_what_to_do(tmp_path: Path) -> Non
     assert second.returncode == 1
     assert f"exporter.listen: can't listen on 127.0.0.1:{server.port}: " in second.stderr
     assert "set exporter.listen to another address" in second.stderr
+
+
+def test_the_same_is_pushed_and_an_endpoint_that_goes_is_a_line_in_the_log(tmp_path: Path) -> None:
+    with receiver() as collector:
+        endpoint = f"http://127.0.0.1:{collector.server_port}"
+        with exporter(tmp_path, f'exporter = {{ otlp_endpoint = "{endpoint}" }}\n{SIM}') as server:
+            wait_until(lambda: len(collector.taken) > 1, "two pushes")
+            collector.status = 403
+            wait_until(lambda: '"refused"' in server.log.read_text(), "the log to say so")
+            shows(server, "penstock_exporter_otlp_age_seconds", "penstock_host_load")
+            assert server.stop() == 0
+
+    assert server.log.read_text().count('"refused"') == 1
 
 
 def test_under_up_it_reads_the_replicas_and_ends_with_them(tmp_path: Path) -> None:

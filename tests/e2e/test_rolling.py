@@ -22,11 +22,22 @@ import pytest
 from penstock.engines.llamacpp import DEMO_FILE
 from tests.e2e.conftest import DEMO
 from tests.e2e.load import CHAT, Ask, Background, End, Seen, Target
-from tests.e2e.processes import KEY, PATIENCE_S, Gateway, environment, penstock_up, sim_engine, wait_until
+from tests.e2e.processes import (
+    KEY,
+    PATIENCE_S,
+    Gateway,
+    environment,
+    free_port,
+    penstock_up,
+    remote,
+    sim_engine,
+    wait_until,
+)
 from tests.e2e.questions import Mix, questions
 
 CLIENTS = 6
 TOKENS = 24
+PAUSE_S = 0.1
 
 TOML = """
 [gateway]
@@ -108,7 +119,7 @@ def through(
     front: Gateway, make: Callable[[], Ask], *command: str
 ) -> tuple[list[Seen], subprocess.CompletedProcess[str]]:
     """What clients saw while a command ran from its beginning to its end; and what it said."""
-    load = Background(Target(front.port), make, clients=CLIENTS)
+    load = Background(Target(front.port), make, clients=CLIENTS, pause_s=lambda: PAUSE_S)
     load.start()
     wait_until(lambda: len(load.seen) >= CLIENTS, "the load to begin")
     before = len(load.seen)
@@ -168,7 +179,6 @@ def test_a_reload_with_another_source_swaps_it_under_load(site: Site) -> None:
 @pytest.mark.parametrize(
     ("args", "options", "said"),
     [
-        ("block_size = 0", (), "3 starts in a row failed"),
         ("load_s = 1000", ("--within", "0.5s"), "was not ready after 0.5s: "),
         ("blok_size = 1", (), "models.0.engine_args.blok_size: sim has no such argument"),
     ],
@@ -202,24 +212,17 @@ def test_a_source_that_is_not_there_changes_nothing_and_one_replica_can_be_resta
     assert restarted.returncode == 0, restarted.stderr  # with the configuration in force, which is a good one
 
 
-@pytest.mark.parametrize(
-    ("command", "said"),
-    [
-        (("restart", "nobody"), "error: there is no model 'nobody'\nhint: known: m, penstock-demo\n"),
-        (("restart", "m", "--replica", "m-99"), "error: there is no replica 'm-99'\nhint: its replicas: m-"),
-    ],
-)
-def test_an_unknown_name_is_answered_with_the_known_ones(
-    site: Site, command: tuple[str, ...], said: str
-) -> None:
-    told = site.front.penstock(*command)
+def test_an_unknown_model_is_answered_with_the_known_ones(site: Site) -> None:
+    told = site.front.penstock("restart", "nobody")
 
     assert told.returncode == 1
-    assert said in told.stderr
+    assert "error: there is no model 'nobody'\nhint: known: m, penstock-demo\n" in told.stderr
 
 
 def test_the_only_replica_restarts_in_place_with_503_meanwhile(site: Site) -> None:
-    load = Background(Target(site.front.port), demo_asks(site.front, "place"), clients=2)
+    load = Background(
+        Target(site.front.port), demo_asks(site.front, "place"), clients=2, pause_s=lambda: PAUSE_S
+    )
     load.start()
     wait_until(lambda: load.seen, "the load to begin")
 
@@ -231,6 +234,33 @@ def test_the_only_replica_restarts_in_place_with_503_meanwhile(site: Site) -> No
     assert "requests get 503 with Retry-After meanwhile" in told.stderr
     assert {(one.end, one.status) for one in seen} == {(End.COMPLETE, 200), (End.REFUSED, 503)}
     assert [one.tell() for one in seen if one.wrong] == []
+
+
+def test_a_model_moves_to_an_engine_that_runs_elsewhere_and_back(
+    site: Site, mix: Callable[[str], Callable[[], Ask]], tmp_path: Path
+) -> None:
+    with sim_engine(tmp_path, "--model", "m", "--base-step-s", "0.01") as sim:
+        config = site.front.log.parent / "penstock.toml"
+        config.write_text("[gateway]\nworkers = 2\n" + remote("m", sim))
+        there, told = through(site.front, mix("there"), "reload")
+        site.write()
+        back, told_back = through(site.front, mix("back"), "reload")
+
+    assert (told.returncode, told_back.returncode) == (0, 0), told.stderr + told_back.stderr
+    assert_all_whole(there)
+    assert_all_whole(back)
+
+
+def test_a_remote_engine_that_does_not_answer_takes_no_place(site: Site) -> None:
+    nobody = free_port()
+    config = site.front.log.parent / "penstock.toml"
+    config.write_text(f'[[models]]\nname = "m"\nengine = "remote"\nsource = "http://127.0.0.1:{nobody}"\n')
+
+    told = site.front.penstock("reload")
+
+    assert told.returncode == 1
+    assert f"models m: none of its URLs answers: 127.0.0.1:{nobody}: " in told.stderr
+    assert site.ask("m") == 200
 
 
 def start(front: Gateway, *command: str) -> subprocess.Popen[str]:

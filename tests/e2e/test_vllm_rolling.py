@@ -34,7 +34,7 @@ pytestmark = [
 
 CLIENTS = 8
 TOKENS = 48
-PAUSE_S = 2.0  # two loading engines need the two cores too
+PAUSE_S = 4.0  # two loading engines need the two cores too
 RESTART_S = 450.0
 
 

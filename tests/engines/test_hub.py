@@ -59,6 +59,7 @@ def test_a_file_is_where_the_library_put_it() -> None:
         (OfflineModeIsEnabled("?"), "HF_HUB_OFFLINE forbids", "unset HF_HUB_OFFLINE"),
         (HFValidationError("?"), "a/b is no name of the Hub", "owner/model"),
         (HfHubHTTPError("500 {oops}\nmore"), "a/b can't be fetched from the Hub: 500 (oops)", "HF_TOKEN"),
+        (OSError("\x1b[2Joops"), r"a/b can't be fetched from the Hub: '\x1b[2Joops'", "network"),
         (TimeoutError(), "a/b can't be fetched from the Hub: no answer", "network"),
     ],
     ids=lambda one: type(one).__name__ if isinstance(one, Exception) else "",

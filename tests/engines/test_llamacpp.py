@@ -62,7 +62,7 @@ def start(tmp_path: Path) -> Iterator[Callable[[ModelConfig, int], subprocess.Po
 def test_the_key_is_in_the_environment_and_not_on_the_command_line() -> None:
     launch = llamacpp.launch(model(), Placement("127.0.0.1", 41231, KEY))
 
-    assert launch.env == {"PENSTOCK_INTERNAL_ENGINE_KEY": KEY}
+    assert launch.env["PENSTOCK_INTERNAL_ENGINE_KEY"] == KEY
     assert KEY not in " ".join(launch.argv)
 
 
@@ -123,6 +123,24 @@ def test_a_file_that_is_no_model_is_refused_before_the_start(tmp_path: Path) -> 
     assert "is not a GGUF file" in mistakes[0]
     assert "can't be read: is a directory" in mistakes[1]
     assert "does not exist" in mistakes[2]
+
+
+@pytest.mark.parametrize("source", ["owner/repo:Q4_K_M", "owner/repo/tiny-Q4_K_M.gguf"])
+def test_a_name_of_the_hub_is_looked_for_in_its_cache(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    (before,) = llamacpp.check(model(source))
+    repo, commit = tmp_path / "models--owner--repo", "a" * 40
+    file = repo / "snapshots" / commit / "tiny-Q4_K_M.gguf"
+    file.parent.mkdir(parents=True)
+    file.symlink_to(llamacpp.DEMO_FILE)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(commit)
+
+    assert before == f"source: {source} is not on this disk; `penstock pull {source}` fetches it"
+    assert llamacpp.check(model(source)) == []
+    assert llamacpp.model_path(model(source)) == file
 
 
 def test_the_demo_model_chats_embeds_and_ends_when_asked_amid_an_answer(

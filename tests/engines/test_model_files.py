@@ -87,6 +87,22 @@ def test_a_part_that_is_missing_is_a_download_that_was_cut_off(tmp_path: Path) -
         describe(str(tmp_path))
 
 
+def test_a_shard_that_no_index_names_is_missed_by_its_number(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(CONFIG)
+    (tmp_path / "model-00001-of-00003.safetensors").write_bytes(safetensors("x"))
+
+    with pytest.raises(DamagedError, match=r"2 of 3 files are missing, as model-00002-of-00003\.safetensors"):
+        describe(str(tmp_path))
+
+
+def test_a_pull_into_a_folder_that_is_not_finished_is_noted(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(CONFIG)
+    (tmp_path / ".penstock").mkdir()
+    (tmp_path / ".penstock" / "x.incomplete").write_bytes(bytes(2000))
+
+    assert "is not finished: 2.0 KB of files that are not whole" in describe(str(tmp_path)).note
+
+
 def test_a_file_that_the_index_names_and_is_missing_is_a_download_that_was_cut_off(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(CONFIG)
     (tmp_path / "a.safetensors").write_bytes(safetensors("x"))

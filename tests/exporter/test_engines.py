@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,16 +11,19 @@ from tests.bench.test_beside import Answer, page, reply, run, vllm
 from tests.e2e.processes import sim_engine
 
 from penstock.core.address import Address
+from penstock.engines.catalog import SPECS
 from penstock.engines.client import FETCH_BYTES_MAX, EngineClient
+from penstock.engines.spec import EngineSpec
 from penstock.exporter.engines import METRICS, OF_FIGURE, Engines, Failure, Page, Target, engine_families
 from penstock.exporter.families import Families
 from penstock.wire.engine_figures import ENGINE
+from penstock.wire.exposition import LoadNames
 
 LABELS = ("m-0", "m", "remote")
 
 
-def target(url: str, key: str = "") -> Target:
-    return Target(*LABELS, Address.parse(url.removeprefix("http://")), key)
+def target(url: str, key: str = "", spec: EngineSpec = SPECS["remote"]) -> Target:
+    return Target("m-0", "m", spec, Address.parse(url.removeprefix("http://")), key)
 
 
 def read(answer: Answer, timeout_s: float = 1.0) -> Page:
@@ -81,6 +85,23 @@ def test_one_that_is_silent_or_gone_does_not_hold_up_the_others() -> None:
             return [each.failure for each in engines.pages]
 
     assert run(work) == [Failure.TIMEOUT, Failure.UNREACHABLE, None]
+
+
+def test_an_engine_whose_owner_has_names_of_their_own_is_read_by_them() -> None:
+    body = b"trt_running 4\ntrt_waiting 1\ntrt_kv 0.25\ntrt_steps 99\nvllm:num_requests_running 77\n"
+    names = LoadNames((b"trt_running",), (b"trt_waiting",), (b"trt_kv",))
+    spec = replace(SPECS["remote"], metrics_path="/prom", load=names, steps=(b"trt_steps",))
+
+    async def work(client: EngineClient) -> tuple[Page, bytes]:
+        async with page(lambda _: reply(body)) as (server, url):
+            engines = Engines(lambda: [target(url, spec=spec)], client)
+            await engines.read()
+            return engines.pages[0], server.heads[0]
+
+    found, head = run(work)
+
+    assert found.values == {"running": 4.0, "waiting": 1.0, "kv_usage": 0.25, "steps": 99.0}
+    assert head.startswith(b"GET /prom ")
 
 
 def test_an_engine_is_asked_with_its_key_which_is_told_to_nobody() -> None:

@@ -11,6 +11,7 @@ import pytest
 from tests.bench.test_beside import page, vllm
 
 from penstock.core.address import Address
+from penstock.engines.catalog import SPECS
 from penstock.engines.client import EngineClient
 from penstock.exporter.engines import Engines, Target
 from penstock.exporter.exporter import Exporter, Sources
@@ -35,7 +36,7 @@ class Bench:
             self.lines.append(f"{event} {members['source']} {members.get('reason', '')}".strip())
 
         targets = [
-            Target(f"m-{at}", "m", "remote", Address.parse(url.removeprefix("http://")))
+            Target(f"m-{at}", "m", SPECS["remote"], Address.parse(url.removeprefix("http://")))
             for at, url in enumerate(urls)
         ]
         engines = Engines(lambda: targets, self.client, 1.0)
@@ -119,6 +120,22 @@ def test_a_gpu_that_is_lost_is_down_and_said(tmp_path: Path) -> None:
             await bench.says("not_read gpu 0 (GPU-00000000-0000-0000-0000-000000000000) lost")
 
     asyncio.run(work())
+
+
+def test_each_xid_is_a_line_of_the_log(tmp_path: Path) -> None:
+    place = "gpu 0 (GPU-00000000-0000-0000-0000-000000000000)"
+
+    async def work() -> list[str]:
+        async with running(tmp_path) as bench:
+            await bench.shows('penstock_gpu_up{gpu="0"')
+            bench.nvml.machine.gpus[0].xids.append(31)
+            await bench.says(f"gpu_xid {place} xid_31")
+            bench.nvml.machine.gpus[0].xids.append(31)
+            await until(lambda: len(bench.lines) == 2)
+            await bench.shows('penstock_gpu_xid_last_code{gpu="0"')
+            return bench.lines
+
+    assert asyncio.run(work()) == [f"gpu_xid {place} xid_31"] * 2
 
 
 def test_an_engine_that_can_not_be_read_is_counted_by_its_reason(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from penstock.exporter.exporter import METRICS
@@ -24,6 +26,21 @@ def test_what_is_written_is_what_prometheus_reads() -> None:
         ("é", 33.25),
     ]
     assert (reads.type, reads.samples[0].value) == ("counter", 2.0**60)
+
+
+@given(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=VALUE_CHARS_MAX),
+    st.floats(allow_nan=False, allow_infinity=False),
+)
+def test_any_name_and_any_number_come_back(name: str, value: float) -> None:
+    families = Families()
+    families.add(HEAT, value, "0", name)
+    families.add(HEAT, 1, "1", "behind it")
+
+    (family,) = text_string_to_metric_families(exposition(families).decode())
+
+    assert [sample.labels["name"] for sample in family.samples] == [name, "behind it"]
+    assert family.samples[0].value == value
 
 
 def test_no_number_is_no_sample_and_no_sample_is_no_family() -> None:

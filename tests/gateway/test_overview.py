@@ -43,6 +43,15 @@ def test_numbers_are_added_up_and_words_are_the_first_ones() -> None:
     }
 
 
+def test_a_stall_that_one_worker_has_seen_is_shown() -> None:
+    calm, other = view(1, 0), view(3, 0)
+    other["replicas"][0] |= {"state": "stalled", "cause": "no progress for 15.0 s", "ready_at": 0}
+
+    assert merged([calm, other])["replicas"] == [
+        {"name": "a", "in_flight": 4, "ready_at": 1, "state": "stalled", "cause": "no progress for 15.0 s"}
+    ]
+
+
 def test_one_worker_is_shown_as_it_is() -> None:
     alone = merged([view(1, 2)])
 

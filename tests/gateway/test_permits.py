@@ -13,6 +13,7 @@ from tests.e2e.processes import Sim, sim_engine
 
 from penstock.core.config import Address, ModelConfig
 from penstock.core.errors import DeadlineError, OverloadError, PenstockError, Phase
+from penstock.engines.catalog import SPECS
 from penstock.engines.client import ConnectRefusedError, EngineClient, Reply
 from penstock.engines.exchange import Headers, PhaseTimeouts
 from penstock.engines.llamacpp_server import SLOTS
@@ -52,6 +53,12 @@ def metrics(running: int, waiting: int, usage: float = 0.5) -> Reply:
         f"vllm:num_requests_waiting {waiting}\nvllm:kv_cache_usage_perc {usage}\n"
     )
     return Reply(200, [], body.encode())
+
+
+def counting(running: int, waiting: int, steps: int) -> Reply:
+    """A page of an engine that counts its steps."""
+    page = metrics(running, waiting)
+    return Reply(200, [], b"%bvllm:iteration_tokens_total_count %d\n" % (page.body, steps))
 
 
 class Client:
@@ -99,6 +106,7 @@ class Scene:
             self.in_flight,
             self.client,
             self.known.get,
+            lambda replica: SPECS[replica.engine],
             lambda: self.now_s,
             lambda _, error: self.bugs.append(error),
             workers=workers,
@@ -161,6 +169,21 @@ def test_permits_follow_the_engine(play: Play) -> None:
         it.client.answer = metrics(8, 56)
 
         assert 9 <= await it.ask(20) <= 10
+
+    play(scene())
+
+
+def test_an_engine_that_stands_still_teaches_nothing(play: Play) -> None:
+    async def scene() -> None:
+        it = Scene(replica("a"))
+        it.in_flight["a"] = 1000
+        moving = [counting(64, 0, step) for step in range(4)]
+        for it.client.answer in moving:
+            before = await it.ask()
+
+        assert await it.ask(20) == before  # by the page it could take more
+        it.client.answer = counting(64, 0, 5)
+        assert await it.ask() > before
 
     play(scene())
 
@@ -345,7 +368,13 @@ def test_a_real_engines_queue_moves_into_the_gateway(play: Play, engine: Sim) ->
         it = Scene(replica("a", port=engine.port))
         client = EngineClient()
         it.permits = Permits(
-            lambda: it.fleet, it.in_flight, client, it.known.get, lambda: it.now_s, lambda *_: None
+            lambda: it.fleet,
+            it.in_flight,
+            client,
+            it.known.get,
+            lambda replica: SPECS[replica.engine],
+            lambda: it.now_s,
+            lambda *_: None,
         )
         async with busy(client, it, it.fleet.replicas[0].address):
             while it.permits.concurrency("a") > BATCH + 3:
@@ -365,7 +394,13 @@ def test_a_real_engine_shows_its_metrics_to_everybody(play: Play, engine: Sim) -
         it = Scene(Replica("a", "m", "remote", Address("127.0.0.1", engine.port), "wrong", State.READY))
         client = EngineClient()
         it.permits = Permits(
-            lambda: it.fleet, it.in_flight, client, it.known.get, lambda: it.now_s, lambda *_: None
+            lambda: it.fleet,
+            it.in_flight,
+            client,
+            it.known.get,
+            lambda replica: SPECS[replica.engine],
+            lambda: it.now_s,
+            lambda *_: None,
         )
 
         assert await it.ask() == PERMITS_FIRST

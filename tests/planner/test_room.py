@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.engines.model_files import describe
-from penstock.planner.hardware import known_gpu
-from penstock.planner.quantization import METHODS
+from penstock.engines.model_files import DEMO_FOLDER, describe
+from penstock.planner.hardware import known_gpu, main_memory
+from penstock.planner.quantization import METHODS, STORED
 from penstock.planner.room import (
     Q8_0_BYTES,
     Terms,
@@ -181,6 +181,17 @@ MODELS = st.sampled_from(
     ["llama-3-8b", "gemma-3-4b", "deepseek-v2-lite", "qwen3-next-80b-a3b", "mistral-7b-v0.1"]
 )
 LENGTHS = st.integers(1, 200_000)
+
+
+@pytest.mark.parametrize(("batch_tokens", "logged_mib"), [(512, 7.52), (2048, 30.07)])
+def test_llama_cpp_takes_what_it_logs_for_the_demo_model(batch_tokens: int, logged_mib: float) -> None:
+    demo = describe(str(DEMO_FOLDER / "demo.gguf")).architecture
+    terms = replace(TERMS, context=2048, batch_tokens=batch_tokens, layered=True, graphs=False)
+
+    found = room(demo, STORED, main_memory(8 * GIB), 1, terms)
+
+    assert found.activations / 2**20 == pytest.approx(logged_mib, rel=0.01)
+    assert 8 * found.sequence == 32 * 2**20
 
 
 @given(MODELS, LENGTHS, LENGTHS, st.sampled_from([1, 2, 4, 8]))

@@ -10,22 +10,43 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.core.config import Address
-from penstock.policy.fleet import Event, Fleet, Replica, State
+from penstock.policy.fleet import SERVING, Event, Fleet, Replica, State
 
 MOVES = {
-    (State.STARTING, Event.UNREADY): State.LOADING,
-    (State.STARTING, Event.HEALTHY): State.WARMING,
-    (State.LOADING, Event.HEALTHY): State.WARMING,
-    (State.LOADING, Event.REFUSED): State.STARTING,
-    (State.WARMING, Event.WARMED): State.READY,
-    (State.WARMING, Event.UNREADY): State.LOADING,
-    (State.WARMING, Event.REFUSED): State.STARTING,
-    (State.READY, Event.REFUSED): State.STARTING,
-    (State.READY, Event.UNREADY): State.LOADING,
-    (State.READY, Event.DRAIN): State.DRAINING,
-    (State.DRAINING, Event.UNDRAIN): State.WARMING,
-    (State.DRAINING, Event.REFUSED): State.STARTING,
+    State.ABSENT: {Event.REGISTERED: State.STARTING},
+    State.STARTING: {Event.UNREADY: State.LOADING, Event.HEALTHY: State.WARMING},
+    State.LOADING: {Event.HEALTHY: State.WARMING, Event.REFUSED: State.STARTING},
+    State.WARMING: {
+        Event.WARMED: State.READY,
+        Event.MUTE: State.READY,
+        Event.UNREADY: State.LOADING,
+        Event.REFUSED: State.STARTING,
+        Event.DRAIN: State.DRAINING,
+    },
+    State.READY: {
+        Event.FULL: State.BUSY,
+        Event.STALL: State.STALLED,
+        Event.UNREADY: State.LOADING,
+        Event.REFUSED: State.STARTING,
+        Event.DRAIN: State.DRAINING,
+    },
+    State.BUSY: {
+        Event.ROOM: State.READY,
+        Event.STALL: State.STALLED,
+        Event.UNREADY: State.LOADING,
+        Event.REFUSED: State.STARTING,
+        Event.DRAIN: State.DRAINING,
+    },
+    State.STALLED: {
+        Event.RESUMED: State.WARMING,
+        Event.UNREADY: State.LOADING,
+        Event.REFUSED: State.STARTING,
+        Event.DRAIN: State.DRAINING,
+    },
+    State.DRAINING: {Event.UNDRAIN: State.WARMING, Event.REFUSED: State.STARTING},
+    State.STOPPED: {},
 }
+PROOFS = {Event.WARMED, Event.MUTE}
 
 
 def replica(name: str = "a", model: str = "m", state: State = State.STARTING) -> Replica:
@@ -38,10 +59,10 @@ def test_every_pair_moves_as_listed_or_changes_no_state(state: State, event: Eve
 
     after = before.after(event, "because", 7.0)
 
-    expected = State.STOPPED if event is Event.GONE else MOVES.get((state, event), state)
+    expected = State.STOPPED if event is Event.GONE else MOVES[state].get(event, state)
     assert after.state is expected
-    assert after.since_s == (7.0 if expected is not state else before.since_s)
-    assert replace(after, state=state, cause="", since_s=0.0) == replace(before, cause="", since_s=0.0)
+    assert after.since_s == (before.since_s if expected is state or {expected, state} == SERVING else 7.0)
+    assert replace(after, state=state, cause="", evidence="", since_s=0.0) == replace(before, cause="")
 
 
 @given(st.lists(st.sampled_from(Event)))
@@ -59,7 +80,35 @@ def test_only_a_canary_that_came_makes_a_replica_ready(events: list[Event]) -> N
     for event in events:
         before, now = now, now.after(event, "because", 1.0)
 
-        assert now.state is not State.READY or before.state is State.READY or event is Event.WARMED
+        assert now.state not in SERVING or before.state in SERVING or event in PROOFS
+
+
+@given(st.lists(st.sampled_from(Event)))
+def test_what_stalled_is_not_ready_again_by_a_health_check(events: list[Event]) -> None:
+    now = replica(state=State.STALLED)
+    for event in events:
+        now = now.after(event, "because", 1.0)
+        if event in PROOFS:
+            break
+
+        assert now.state not in SERVING
+
+
+@given(st.lists(st.sampled_from([Event.FULL, Event.ROOM, Event.HEALTHY, Event.SLOW])))
+def test_to_be_busy_and_not_so_any_more_is_no_return(events: list[Event]) -> None:
+    now = replace(replica(state=State.READY), since_s=3.0)
+    for event in events:
+        now = now.after(event, "because", 9.0)
+
+    assert now.state in SERVING
+    assert now.since_s == 3.0
+
+
+def test_the_evidence_of_a_stall_stays_until_it_is_over() -> None:
+    stalled = replica(state=State.READY).after(Event.STALL, "no progress", 1.0, "3 requests, no step")
+
+    assert stalled.after(Event.HEALTHY, "/health says 200", 2.0) is stalled
+    assert stalled.after(Event.RESUMED, "a token came", 3.0).cause == "a token came"
 
 
 @given(st.lists(st.sampled_from(Event)))
@@ -119,11 +168,11 @@ def test_the_fleet_is_what_was_put_in_last_in_the_order_of_arrival(
     assert all(fleet.get(name) == expected.get(name) for name in "abc")
 
 
-def test_only_ready_replicas_of_the_model_are_given_requests() -> None:
+def test_only_ready_and_busy_replicas_of_the_model_are_given_requests() -> None:
     others = [replica(state.value, state=state) for state in State]
     fleet = Fleet((*others, replica("x", "other", State.READY)))
 
-    assert [found.name for found in fleet.ready("m")] == ["ready"]
+    assert [found.name for found in fleet.ready("m")] == ["ready", "busy"]
     assert fleet.of_model("m") == tuple(others)
 
 

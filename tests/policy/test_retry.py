@@ -19,6 +19,8 @@ from penstock.policy.retry import (
     retry,
 )
 
+BUDGETED = [failure for failure in Failure if failure is not Failure.STALLED]
+
 
 def decide(
     failure: Failure = Failure.LOST,
@@ -39,7 +41,7 @@ def decide(
     )
 
 
-@given(st.lists(st.tuples(st.booleans(), st.sampled_from(Failure)), max_size=300))
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from(BUDGETED)), max_size=300))
 def test_retries_are_a_tenth_of_the_requests_and_the_first_ten_at_most(
     steps: list[tuple[bool, Failure]],
 ) -> None:
@@ -87,12 +89,19 @@ def test_a_retry_is_paid_for_and_a_refusal_is_free(
         time_left_s=time_left_s,
     )
 
-    assert after == (budget.withdrawn() if decision.again else budget)
+    paid = decision.again and failure in BUDGETED
+    assert after == (budget.withdrawn() if paid else budget)
     if decision.again:
         assert failure is not Failure.TIMEOUT
         assert done < most
         assert decision.delay_s < time_left_s
-        assert tokens >= 1.0
+        assert tokens >= 1.0 or not paid
+
+
+def test_what_stalled_is_moved_whatever_was_spent() -> None:
+    spent = RetryBudget(0.0)
+
+    assert decide(Failure.STALLED, budget=spent) == (Decision(True, "retry_stalled"), spent)
 
 
 @pytest.mark.parametrize("failure", [failure for failure in Failure if failure is not Failure.TIMEOUT])

@@ -458,6 +458,12 @@ _ENGINE_CASES = (
     ),
     Case(
         "EngineStalled",
+        series("penstock_replica_state", "1x80", state="stalled", **ENGINE, **GATEWAY),
+        ENGINE,
+        (series("penstock_replica_state", "1x80", state="busy", **ENGINE, **GATEWAY),),
+    ),
+    Case(
+        "EngineStalled",
         {
             **series("llamacpp:requests_processing", "1x80", **ENGINE),
             **series("llamacpp:n_decode_total", "900x80", **ENGINE),

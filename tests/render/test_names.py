@@ -25,7 +25,10 @@ OWN = {"up", "scrape_duration_seconds", "scrape_samples_post_metric_relabeling"}
 # Of engines and releases that are not here; they stand behind names that are.
 OTHERS = re.compile(r"sglang:\w+|vllm:gpu_\w+|llamacpp:kv_cache_usage_ratio")
 # Shown once there is something to tell.
-LATER = {"llm_engine_steps_total", "penstock_exporter_otlp_age_seconds"}
+LATER = {
+    *("llm_engine_steps_total", "penstock_exporter_otlp_age_seconds"),
+    *(f"llm_{phase}_seconds_total" for phase in ("queue", "prefill", "decode", "e2e")),
+}
 TARGET = {"job", "instance", "model", "replica", "worker"}
 _SAMPLE = re.compile(r"([a-zA-Z_:][\w:]*)(?:\{(.*)\})? \S+$")
 

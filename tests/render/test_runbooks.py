@@ -43,7 +43,7 @@ def test_what_a_page_says_to_type_exists(page: str) -> None:
     text = (FOLDER / page).read_text()
 
     commands = set(re.findall(r"(?:^ {4}|`)penstock ([a-z]+)", text, flags=re.MULTILINE))
-    assert commands <= {*COMMANDS, "exporter"}
+    assert commands <= set(COMMANDS)
     names = set(re.findall(r"\b(?:penstock_[a-z0-9_]+|llm:[a-z0-9_:]+|vllm:[a-z0-9_:]+)\b", text))
     assert names <= {*shown(), *LATER, *RECORDS, *(family.name for _, group in CATALOG for family in group)}
     links = re.findall(r"\]\((\w+\.md)\)", text)

@@ -74,7 +74,7 @@ class World(ABC):
         self.engines[name] = Engine(name, concurrency)
         self.concurrency[name] = concurrency
         replica = Replica(name, MODEL, "sim", Address("127.0.0.1", 1), "", since_s=self.now_s)
-        self.fleet = self.fleet.with_replica(replica)
+        self.fleet = self.fleet.with_replica(replica.after(Event.REGISTERED, "simulated", self.now_s))
         self._at(self.now_s, self._look, name)
 
     def _look(self, name: str) -> None:

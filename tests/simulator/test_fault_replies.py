@@ -190,7 +190,7 @@ def test_refuse_closes_the_listener_for_a_while(start):
         raise AssertionError("never listened again")
 
 
-def test_a_frozen_engine_makes_no_step_while_health_is_fine(start):
+def test_a_frozen_engine_makes_no_step_and_its_page_stands_still_while_health_is_fine(start):
     sim = start()
     frozen = sim.raw(chat_body(stream=True, sim_fault="freeze=60s"))
     other = sim.raw(chat_body(stream=True))
@@ -198,7 +198,7 @@ def test_a_frozen_engine_makes_no_step_while_health_is_fine(start):
     steps = sim.metric("vllm:iteration_tokens_total_count")
 
     assert sim.send("GET", "/health")[0] == 200
-    assert sim.metric("vllm:num_requests_running") == 1
+    assert sim.metric("vllm:num_requests_running") == sim.metric("vllm:kv_cache_usage_perc") == 0
     assert sim.metric("vllm:iteration_tokens_total_count") == steps == 0
     frozen.close()
     other.close()

@@ -219,6 +219,18 @@ def test_the_last_report_of_a_part_is_read_until_it_is_removed(tmp_path: Path) -
     assert reports.all() == ()
 
 
+def test_how_far_a_start_has_come_is_told_of_the_part_that_says_it(tmp_path: Path) -> None:
+    reports = PartReports(tmp_path)
+    reports.write(PartReport("demo-0", "running", loading="loading weights, 50 %"))
+    (tmp_path / "torn.json").write_bytes(b'{"name": "to')
+
+    assert [reports.loading(name) for name in ("demo-0", "demo-1", "torn")] == [
+        "loading weights, 50 %",
+        "",
+        "",
+    ]
+
+
 def test_a_torn_report_is_passed_over(tmp_path: Path) -> None:
     reports = PartReports(tmp_path)
     reports.write(PartReport("demo-0", "running"))

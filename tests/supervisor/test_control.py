@@ -169,6 +169,7 @@ def test_too_many_at_once_are_turned_away(tmp_path: Path) -> None:
         answer = await asyncio.to_thread(lambda: list(asked(path, RESTART)))
         for _, writer in others:
             writer.close()
+            await writer.wait_closed()
         serving.cancel()
         await asyncio.gather(serving, return_exceptions=True)
         return answer
@@ -183,3 +184,8 @@ def test_nobody_there_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     with pytest.raises(PenstockError, match=r"the supervisor does not listen at .*: no such file"):
         list(asked(tmp_path / "control", RESTART))
+
+
+def test_a_folder_that_takes_no_socket_is_said_with_what_still_works(tmp_path: Path) -> None:
+    with pytest.raises(PenstockError, match=r"can't be made a socket \(no such file.*SIGHUP still reloads"):
+        asyncio.run(Control(tmp_path / "absent" / "control", obliging).run())

@@ -81,6 +81,16 @@ def test_harmless_lines_from_long_ago_tell_nothing() -> None:
     assert "NCCL" not in told.sentence
 
 
+def test_warnings_and_what_is_for_information_are_no_causes() -> None:
+    warning = "(APIServer pid=7) WARNING 11-28 Found ulimit of 20000, which may cause `[Errno 24] Too many open files`"
+
+    told = explained(
+        Ended(1, (warning, "ERROR Worker proc VllmWorker-0 died unexpectedly (exit code: None)"))
+    )
+
+    assert "one of its processes was killed or fell" in told.sentence
+
+
 def test_a_kill_for_memory_is_known_from_the_control_group() -> None:
     told = explained(Ended(1, ("worker died",), oom_kills=1))
 
@@ -94,12 +104,17 @@ def test_a_kill_while_the_kernel_killed_for_memory_is_taken_for_one() -> None:
     assert "oom_kill" not in explained(Ended(1, machine_oom_kills=2)).sentence
 
 
-def test_a_kill_without_a_word_has_two_possible_causes() -> None:
-    told = explained(Ended(-9, ("RuntimeError: CUDA error",)))
+def test_a_kill_is_somebody_s_where_the_kernel_counts_and_has_counted_none() -> None:
+    told = explained(Ended(-9, ("RuntimeError: CUDA error",), machine_oom_kills=0))
 
     assert told.sentence.startswith(
-        "was killed by SIGKILL (137): somebody killed it, or the kernel for memory"
+        "was killed by SIGKILL (137): somebody else killed it; not the kernel for memory"
     )
+    assert "CUDA" not in told.sentence
+
+
+def test_a_kill_has_two_possible_causes_where_the_kernel_does_not_count() -> None:
+    assert "somebody killed it, or the kernel for memory" in explained(Ended(-9)).sentence
 
 
 def test_a_taken_port_is_told_apart() -> None:

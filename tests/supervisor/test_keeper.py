@@ -72,7 +72,7 @@ def test_a_killed_part_is_started_again(tmp_path: Path) -> None:
 
     assert asyncio.run(scene())
     assert part.events == ["demo-0 started", "demo-0 ended"] * 2
-    assert "demo-0 was killed by SIGKILL (137): somebody killed it, or the kernel" in said.text
+    assert "demo-0 was killed by SIGKILL (137): somebody" in said.text
 
 
 def test_a_part_that_never_serves_is_given_up_with_its_last_words(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_program_that_is_not_there_is_given_up_too(tmp_path: Path) -> None:
 
     given_up = asyncio.run(_given_up(keeper(part, said)))
 
-    assert given_up.startswith("/no/such/program can't be started: no such file")
+    assert given_up.startswith("demo-0: /no/such/program can't be started: no such file")
     assert part.events == []
 
 
@@ -135,6 +135,23 @@ def test_a_part_that_does_not_stop_in_its_time_is_killed(tmp_path: Path) -> None
     asyncio.run(scene())
 
     assert part.events == ["demo-0 started", "demo-0 ended"]
+
+
+def test_what_is_restarted_is_ended_whole_and_comes_back(tmp_path: Path) -> None:
+    part, said = ScriptPart("demo-0", tmp_path), Said()
+
+    async def scene() -> None:
+        kept = keeper(part, said)
+        running = asyncio.create_task(kept.run())
+        await ready(kept)
+        await kept.restart("it has stalled")
+        await until(lambda: part.events.count("demo-0 started") == 2)
+        await kept.stop()
+        await running
+
+    asyncio.run(scene())
+
+    assert "demo-0 is restarted: it has stalled" in said.lines
 
 
 def test_what_hangs_at_its_start_is_ended_and_reported_but_not_started_again(tmp_path: Path) -> None:
@@ -289,3 +306,25 @@ async def _given_up(kept: Keeper) -> str:
     async with asyncio.timeout(WITHIN_S):
         await kept.run()
     return kept.given_up
+
+
+def test_a_part_that_is_restarted_comes_back_and_the_reason_is_said(tmp_path: Path) -> None:
+    part, said = ScriptPart("demo-0", tmp_path), Said()
+
+    async def scene() -> None:
+        kept = keeper(part, said)
+        await kept.restart("nothing runs yet, which is no trouble")
+        running = asyncio.create_task(kept.run())
+        await ready(kept)
+        first = kept.pid
+        await kept.restart("it has been stalled for 3m")
+        await until(lambda: kept.pid not in (None, first))
+        await ready(kept)
+        await kept.stop()
+        await running
+
+    asyncio.run(scene())
+
+    assert part.events == ["demo-0 started", "demo-0 ended"] * 2
+    assert "demo-0 is restarted: it has been stalled for 3m" in said.text
+    assert "nothing runs yet" not in said.text

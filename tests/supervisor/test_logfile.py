@@ -135,7 +135,7 @@ def test_on_a_full_disk_lines_are_counted_and_said_once_and_the_log_says_how_man
     assert told == [f"{tmp_path / 'log'} can't be written, lines are lost: File too large", "5"]
     assert (
         tmp_path / "log"
-    ).read_text() == "before\n--- 5 lines are missing here: they could not be written\nafter\n"
+    ).read_text() == "before\na\n--- 5 lines are missing here: they could not be written\nafter\n"
 
 
 def test_the_end_is_read_across_files(tmp_path: Path) -> None:
@@ -155,8 +155,8 @@ from penstock.supervisor.logfile import LogFile
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 log = LogFile(Path(sys.argv[1]), on_trouble=print)
 log.append(b"before\\n")
-resource.setrlimit(resource.RLIMIT_FSIZE, (7, resource.RLIM_INFINITY))
-log.append(b"a\\nb\\n")
+resource.setrlimit(resource.RLIMIT_FSIZE, (8, resource.RLIM_INFINITY))
+log.append(b"a line\\nb\\n")
 log.append(b"c\\nd\\ne\\n")
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 log.append(b"after\\n")

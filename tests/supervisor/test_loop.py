@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from tests.supervisor.parts import (
     FAIL,
     FALL_ONCE_SEEN,
     QUICK,
+    SERVE,
     STUBBORN,
     WITHIN_S,
     Said,
@@ -55,14 +56,18 @@ class Stage:
             say=self.said,
         )
 
-    def run(self, scene: Callable[[asyncio.Event], Awaitable[None]]) -> int:
+    def run(
+        self,
+        scene: Callable[[asyncio.Event], Awaitable[None]],
+        beside: Sequence[Callable[[], Coroutine[None, None, None]]] = (),
+    ) -> int:
         """The supervisor's exit code; `scene` plays meanwhile, and gets an event that tells readiness."""
 
         async def play() -> int:
             self._is_ready = asyncio.Event()
             playing = asyncio.ensure_future(scene(self._is_ready))
             async with asyncio.timeout(WITHIN_S):
-                code = await self.supervisor.run()
+                code = await self.supervisor.run(beside)
                 await playing
             return code
 
@@ -210,3 +215,43 @@ def test_a_replica_that_is_given_up_later_leaves_the_others_serving(tmp_path: Pa
 
     assert stage.run(scene) == 0
     assert "a-1 ended" in stage.events
+
+
+def test_what_fails_beside_the_engines_is_said_and_ends_none_of_them(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    stopped = asyncio.Event()
+
+    async def bug() -> None:
+        raise RuntimeError("a bug of ours")
+
+    async def endless() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.set()
+            assert "gateway ended" not in stage.events
+
+    code = stage.run(_signal(signal.SIGTERM), (bug, endless))
+
+    assert code == 0
+    assert "RuntimeError: a bug of ours" in stage.said.text
+    assert stopped.is_set()
+
+
+def test_asked_twice_to_end_it_still_lets_everything_finish(tmp_path: Path) -> None:
+    finishes = (
+        "import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.5), sys.exit()))\n"
+    )
+    stage = Stage(tmp_path, gateway_script=finishes + SERVE)
+    stage.gateway.part.on_event = lambda event: lasts.append(event)  # type: ignore[attr-defined]
+    lasts: list[str] = []
+
+    async def scene(ready: asyncio.Event) -> None:
+        await ready.wait()
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.sleep(0.05)
+        assert "gateway ended" not in lasts  # it was asked while it still finished
+
+    assert stage.run(scene) == 0
+    assert "stopping at once" not in stage.said.lines

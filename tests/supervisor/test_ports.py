@@ -6,8 +6,10 @@ import os
 import socket
 
 import psutil
+import pytest
 
 from penstock.core.config import Address
+from penstock.core.errors import PenstockError
 from penstock.supervisor.ports import free_port, why_not_free
 
 
@@ -36,3 +38,8 @@ def test_a_port_that_was_closed_a_moment_ago_is_free() -> None:
 
 def test_an_address_of_another_machine_is_refused() -> None:
     assert why_not_free(Address("192.0.2.1", 0)) == "192.0.2.1 is not an address of this machine"
+
+
+def test_where_no_port_can_be_had_it_is_said_how_to_find_out_why() -> None:
+    with pytest.raises(PenstockError, match=r"no port of 192\.0\.2\.1 can be had \(.+\): `ss -tan` shows"):
+        free_port("192.0.2.1")

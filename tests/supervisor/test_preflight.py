@@ -26,6 +26,15 @@ def test_models_without_complaints_pass() -> None:
     check_models([ModelConfig(name="a", engine="sim")], {"sim": EngineSpec("sim", None, lambda _: [])})
 
 
+def test_what_has_no_effect_is_told_with_its_place() -> None:
+    models = [ModelConfig(name=name, engine="sim") for name in ("a", "b")]
+    spec = EngineSpec("sim", None, lambda _: [], warn=lambda model: [f"engine_args.{model.name}: idle"])
+
+    told = check_models(models, {"sim": spec}, lambda model: model.name == "b")
+
+    assert told == ["models.1.engine_args.b: idle"]
+
+
 def test_both_addresses_are_tried() -> None:
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
         listen, admin = (Address("127.0.0.1", server.getsockname()[1]) for server in (one, two))

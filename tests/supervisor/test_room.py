@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from penstock.core.config import ModelConfig
-from penstock.supervisor.machine import family, host_free_bytes, private_bytes, resident_bytes
+from penstock.supervisor.machine import (
+    family,
+    host_free_bytes,
+    main_memory_here,
+    private_bytes,
+    resident_bytes,
+)
 from penstock.supervisor.room import HOST_RESERVE_BYTES, Machine, Room, room_beside
 from penstock.telemetry.gpu import GpuMemory
 
@@ -108,13 +114,30 @@ def test_only_gpus_that_it_may_have_count() -> None:
     )
 
 
-def test_a_container_s_limit_counts(tmp_path: Path) -> None:
-    (tmp_path / "memory.max").write_text("3000\n")
-    (tmp_path / "memory.current").write_text("1000\n")
+@pytest.mark.parametrize(
+    ("limit", "used", "stat", "lines"),
+    [
+        ("memory.max", "memory.current", "memory.stat", ""),
+        (
+            *("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+            "total_active_file 300\ntotal_inactive_file 400\n",
+        ),
+    ],
+)
+def test_a_container_s_limit_counts_and_cached_files_do_not(
+    tmp_path: Path, limit: str, used: str, stat: str, lines: str
+) -> None:
+    (tmp_path / limit).parent.mkdir(exist_ok=True)
+    (tmp_path / used).write_text("1000\n")
+    (tmp_path / stat).write_text(f"anon 300\nactive_file 300\ninactive_file 400\n{lines}")
 
-    assert host_free_bytes(tmp_path) == 2000
-    (tmp_path / "memory.max").write_text("max\n")
-    assert host_free_bytes(tmp_path) > 2000
+    (tmp_path / limit).write_text("3000\n")
+    limited = host_free_bytes(tmp_path)
+    (tmp_path / limit).write_text("max\n")
+
+    assert limited == 2700
+    assert host_free_bytes(tmp_path) > 3000
+    assert main_memory_here(tmp_path).name.endswith("GiB of RAM")
 
 
 def test_a_process_holds_memory_and_one_that_is_gone_holds_none() -> None:

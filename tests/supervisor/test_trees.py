@@ -298,13 +298,13 @@ def test_what_a_part_leaves_outside_its_processes_is_cleaned_up(tmp_path: Path) 
 def test_a_cleaning_that_fails_is_told(tmp_path: Path) -> None:
     async def scene() -> Ended:
         planted = Trees().plant(
-            "demo-0", cleanup=(sys.executable, "-c", "raise SystemExit('no such container')")
+            "demo-0", cleanup=(sys.executable, "-c", "raise SystemExit('no such command')")
         )
         return await end(
             spawn(Launch((sys.executable, "-c", "")), LogFile(tmp_path / "log"), os.environ, planted)
         )
 
-    assert asyncio.run(scene()).trouble == f"{sys.executable} could not clean up: no such container"
+    assert asyncio.run(scene()).trouble == f"{sys.executable} could not clean up: no such command"
 
 
 def test_orphans_are_adopted_and_taken_out_of_the_table_of_processes(tmp_path: Path) -> None:
@@ -330,4 +330,41 @@ print("adopted" if procfs.seen(orphan).parent == os.getpid() else "not adopted")
 trees.collect()
 trees.collect()
 print("collected" if procfs.seen(orphan) is None else "left")
+"""
+
+
+@needs_groups
+def test_what_systemd_has_delegated_is_used_as_it_asks(tmp_path: Path) -> None:
+    own = HERE.make(f"delegated-{os.getpid()}")
+    assert own is not None
+    try:
+        os.setxattr(own.path, "user.delegate", b"1")
+    except OSError:
+        own.remove()
+        pytest.skip("control groups take no marks here")
+
+    told = subprocess.run(
+        [sys.executable, "-c", DELEGATED, own.path],
+        capture_output=True,
+        text=True,
+        timeout=WITHIN_S,
+        check=True,
+    )
+    own.remove()
+
+    assert told.stdout == f"{own.path}/supervisor\n{own.path}/penstock-demo-0\n"
+
+
+DELEGATED = """
+import os, sys
+from pathlib import Path
+from penstock.supervisor.cgroups import Cgroups
+own = Path(sys.argv[1])
+(own / "cgroup.procs").write_text("0")
+groups = Cgroups.here()
+group = groups.make("demo-0")
+is_in = lambda folder: str(os.getpid()) in (folder / "cgroup.procs").read_text().split()
+print(next(filter(is_in, (own, own / "supervisor"))))
+print(group.path)
+group.remove()
 """

@@ -8,9 +8,11 @@ from typing import Any
 
 import pynvml
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from penstock.telemetry.fake_nvml import FakeGpu, FakeMachine, FakeNvml
-from penstock.telemetry.gpu_driver import LOST_REOPEN_S, REOPEN_MAX_S, Driver, GpuReading, Sight
+from penstock.telemetry.gpu_driver import LOST_REOPEN_S, REOPEN_MAX_S, Driver, GpuReading, Sight, read_within
 from penstock.telemetry.gpu_fields import fields
 from penstock.telemetry.nvml import Absence, NoGpuError, Reason
 from penstock.telemetry.xids import Action
@@ -120,6 +122,29 @@ def test_a_lost_gpu_keeps_its_name_and_is_found_again_after_its_reset() -> None:
     assert well.values
     assert (lost.lost, lost.values, lost.name, lost.uuid) == (True, {}, "NVIDIA L4", before.uuid)
     assert (found.lost, found.number("power_watts")) == (False, 70.0)
+
+
+def test_a_gpu_that_the_driver_counts_no_more_stays_lost_and_the_others_keep_their_names() -> None:
+    machine = Machine(FakeGpu(uuid="GPU-a"), FakeGpu(uuid="GPU-b"))
+    machine.read()
+    first, second = machine.nvml.machine.gpus
+
+    first.lost = True
+    machine.read(LOST_REOPEN_S)
+    machine.nvml.machine.gpus = [second]
+    one = {gpu.uuid: gpu.lost for gpu in machine.read().gpus}
+    machine.read(LOST_REOPEN_S)
+    machine.nvml.machine.gpus = []
+    none = {gpu.uuid: gpu.lost for gpu in machine.read().gpus}
+
+    assert one == {"GPU-a": True, "GPU-b": False}
+    assert none == {"GPU-a": True, "GPU-b": True}
+
+
+def test_a_gpu_that_tells_no_events_is_said_to_tell_none() -> None:
+    gpu = Machine(FakeGpu(errors={"nvmlDeviceRegisterEvents": "NVML_ERROR_NOT_SUPPORTED"})).one()
+
+    assert gpu.absent["xid_errors"] is Absence.UNSUPPORTED
 
 
 @pytest.mark.parametrize(
@@ -244,6 +269,62 @@ def test_mig_instances_tell_their_memory() -> None:
         (10_000 * MIB, 0),
     ]
     assert len({each.uuid for each in gpu.instances}) == 2
+
+
+ERRORS = st.sampled_from([name for name in dir(pynvml) if name.startswith("NVML_ERROR_")])
+FUNCTIONS = st.sampled_from(
+    [
+        name
+        for name in dir(pynvml)
+        if name.startswith(("nvmlDeviceGet", "nvmlDeviceRegister", "NVML_FI_DEV_NVLINK"))
+    ]
+)
+EVENTS = st.one_of(
+    st.tuples(st.just("error"), st.one_of(st.just(""), ERRORS)),
+    st.tuples(st.just("lost"), st.booleans()),
+    st.tuples(st.just("counted"), st.booleans()),
+    st.tuples(st.just("field"), FUNCTIONS, ERRORS),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(EVENTS, st.floats(0.0, 90.0)), max_size=12))
+def test_whatever_happens_is_told_and_survived(events: list[tuple[tuple[Any, ...], float]]) -> None:
+    machine = Machine(FakeGpu(uuid="GPU-a"), FakeGpu(uuid="GPU-b"))
+    first, second = machine.nvml.machine.gpus
+    machine.read()
+
+    for (kind, *words), after_s in events:
+        if kind == "error":
+            (machine.nvml.machine.error,) = words
+        elif kind == "lost":
+            (second.lost,) = words
+        elif kind == "counted":
+            machine.nvml.machine.gpus = [first, second] if words[0] else [first]
+        else:
+            second.errors = {words[0]: words[1]}
+        sight = machine.read(after_s)
+        assert bool(sight.gpus) is (sight.trouble is None)
+    machine.nvml.machine.error, second.lost, second.errors = "", False, {}
+    machine.nvml.machine.gpus = [first, second]
+    for _ in range(3):
+        found = machine.read(max(REOPEN_MAX_S, LOST_REOPEN_S))
+
+    assert {gpu.uuid: (gpu.lost, gpu.number("power_watts")) for gpu in found.gpus} == {
+        "GPU-a": (False, 70.0),
+        "GPU-b": (False, 70.0),
+    }
+
+
+def test_a_driver_that_hangs_is_given_up_by_who_asks_once() -> None:
+    machine = Machine(FakeGpu())
+    machine.nvml.machine.hangs = True
+
+    sight = read_within(machine.driver, 0.05)
+    machine.nvml.released.set()
+
+    assert sight.trouble is not None
+    assert sight.trouble.reason is Reason.HANGS
 
 
 def test_the_driver_is_let_go() -> None:

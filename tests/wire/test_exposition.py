@@ -8,16 +8,19 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from penstock.simulator.engine_model import EngineModel, EngineModelSettings
-from penstock.simulator.exposition import Metrics
+from penstock.simulator.exposition import Gauges, Metrics
 from penstock.wire.exposition import (
     BODY_BYTES_MAX,
     KV_USAGE,
     LINE_BYTES_MAX,
     RUNNING,
     SAMPLES_MAX,
+    STEPS,
     WAITING,
     EngineLoad,
+    Pulse,
     read_load,
+    read_pulse,
 )
 
 VLLM = b"""\
@@ -146,9 +149,43 @@ def test_more_samples_than_any_engine_has_are_not_read() -> None:
 
 
 def test_the_simulated_engine_is_understood() -> None:
-    body = Metrics().render(EngineModel(EngineModelSettings()), 'a "quoted" {name}\n')
+    model = EngineModel(EngineModelSettings())
+    body = Metrics().render(model, Gauges.of(model), 'a "quoted" {name}\n')
 
     assert read_load(body) == EngineLoad(0, 0, 0.0)
+    assert read_pulse(body, STEPS) == Pulse("vllm:iteration_tokens_total_count", 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("body", "pulse"),
+    [
+        (
+            VLLM
+            + b'vllm:iteration_tokens_total_bucket{le="1.0"} 9.0\nvllm:iteration_tokens_total_count{engine="0"} 7.0\n',
+            Pulse("vllm:iteration_tokens_total_count", 7.0, 0.25),
+        ),
+        (LLAMACPP + b"llamacpp:n_decode_total 22\n", Pulse("llamacpp:n_decode_total", 22.0)),
+        (
+            SGLANG
+            + b'sglang:realtime_tokens_total{mode="decode"} 5\nsglang:realtime_tokens_total{mode="prefill"} 6\n',
+            Pulse("sglang:realtime_tokens_total", 11.0, 0.61),
+        ),
+        (VLLM, None),
+        (b"vllm:iteration_tokens_total_count -1\n", None),
+        (b"vllm:iteration_tokens_total_count NaN\n", None),
+        (b"", None),
+    ],
+)
+def test_the_pulse_is_the_first_counter_of_steps_and_the_cache_that_each_of_them_fills(
+    body: bytes, pulse: Pulse | None
+) -> None:
+    assert read_pulse(body, STEPS) == pulse
+
+
+def test_a_part_of_a_prompt_that_shows_in_the_cache_alone_is_another_pulse() -> None:
+    page = VLLM + b"vllm:iteration_tokens_total_count 7\n"
+
+    assert read_pulse(page, STEPS) != read_pulse(page.replace(b"0.25", b"0.26"), STEPS)
 
 
 @given(
@@ -197,6 +234,8 @@ PIECES = st.sampled_from(
 
 @given(st.lists(PIECES, max_size=40).map(b"".join) | st.binary(max_size=200))
 def test_no_page_makes_the_reader_fail_or_say_what_cannot_be(body: bytes) -> None:
+    pulse = read_pulse(body, (*STEPS, *RUNNING))
+    assert pulse is None or (pulse.steps >= 0 and (pulse.kv_usage is None or pulse.kv_usage >= 0))
     load = read_load(body)
 
     if load is not None:

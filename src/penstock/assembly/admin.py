@@ -11,6 +11,8 @@ import msgspec
 from penstock.core.config import Address
 from penstock.core.errors import EngineError, PenstockError
 from penstock.engines.client import EngineClient
+from penstock.policy.fleet import State
+from penstock.supervisor.stalled import StalledReplica
 
 ASK_WITHIN_S = 10.0
 ANSWER_CHARS_MAX = 500
@@ -84,6 +86,15 @@ class GatewayAdmin:
                 for one in answer["replicas"]
             },
         )
+
+    async def stalled(self) -> dict[str, StalledReplica]:
+        """The replicas that are stalled, by name."""
+        answer = await self._ask(b"GET", b"/admin/fleet")
+        return {
+            one["name"]: StalledReplica(one["since_s"], one["evidence"])
+            for one in answer["replicas"]
+            if one["state"] == State.STALLED
+        }
 
     async def _ask(self, method: bytes, path: bytes) -> dict[str, Any]:
         headers = [(b"authorization", b"Bearer " + self._key().encode())]

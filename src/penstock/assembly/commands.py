@@ -133,7 +133,7 @@ class Commands:
                 tell(model.name, why)
         if len(old) > 1:
             tell(model.name, f"{len(old)} replicas, one after another")
-        way = Way(0 if ask.in_place else 1, ask.ready_within_s)
+        way = Way(0 if ask.in_place else 1, ask.ready_within_s, model.timeouts.total_s)
         await self._rolling.replace(old, model, len(old), way, tell)
         took = format_duration(time.monotonic() - began_s)
         return f"{model.name}: {_replicas(len(old))} restarted in {took}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,22 @@ from penstock.doctor.gpu_checks import gpu_findings
 from penstock.doctor.host_checks import host_findings
 from penstock.doctor.setup_checks import setup_findings
 from penstock.engines.catalog import SPECS
+from penstock.engines.hub import parse_name
 from penstock.engines.hub_cache import cache_folder
-from penstock.engines.model_files import describe
+from penstock.engines.model_files import cached, describe
 from penstock.engines.vllm import VENV_VARIABLE
 from penstock.exporter.owners import Owner, by_pid, owner_of
 from penstock.planner.shapes import DamagedError, PlanError
 from penstock.store.home import Home
 from penstock.store.runtime import Registration, Registry, lock_holder
 from penstock.supervisor.ports import why_not_free
-from penstock.telemetry.gpu_driver import Driver, Sight
+from penstock.telemetry.gpu_driver import Driver, Sight, read_within
 
 GPU_ENGINES = frozenset({"vllm", "sglang", "transformers"})
 """Kinds that run on a GPU as a rule."""
+
+DRIVER_WITHIN_S = 20.0
+"""Loading a driver without persistence mode takes some seconds for each GPU."""
 
 
 def examine(
@@ -48,9 +53,7 @@ def examine(
     loaded, problems = _loaded(load)
     config = loaded.config if loaded else None
     models = config.models if config else ()
-    driver = Driver(time.monotonic, nvml)
-    sight = driver.read()
-    driver.close()
+    sight = read_within(Driver(time.monotonic, nvml), DRIVER_WITHIN_S)
     registrations = Registry(home.replicas).registrations()
     gpus = GpuFacts(
         sight,
@@ -63,12 +66,14 @@ def examine(
         config_from=config_from,
         config_problems=problems,
         config_warnings=loaded.warnings if loaded else (),
-        models=tuple(_model(model) for model in models),
-        engines=installed_engines(environ, [environ.get(VENV_VARIABLE, "")]),
+        models=tuple(_model(model, environ) for model in models),
+        engines=installed_engines(environ, [environ.get(VENV_VARIABLE, ""), *_venvs(models)]),
         ports=_ports(config) if config else {},
         running=holder.pid if holder else 0,
         token_from=token_source(environ, "HF_TOKEN" in loaded.engine_environ if loaded else False),
-        hub_models=tuple(model.name for model in models if _is_of_hub(model)),
+        hub_models=tuple(
+            model.name for model in models if model.engine != "remote" and _is_of_hub(str(model.source))
+        ),
         leftovers={} if holder else _leftovers(home, registrations),
         stale_files=stale_files(home.root),
     )
@@ -87,36 +92,43 @@ def _loaded(load: Callable[[], Loaded]) -> tuple[Loaded | None, tuple[str, ...]]
         return None, tuple(error.message.splitlines())
 
 
-def _model(model: ModelConfig) -> ModelFacts:
+def _venvs(models: Iterable[ModelConfig]) -> Iterator[str]:
+    return (str(model.venv) for model in models if model.venv)
+
+
+def _model(model: ModelConfig, environ: Mapping[str, str]) -> ModelFacts:
     spec = SPECS[model.engine]
     facts = ModelFacts(model.name, model.engine, tuple(spec.check(model)))
-    return facts if facts.complaints or spec.launch is None else _files(model)
+    return facts if facts.complaints or spec.launch is None else _files(facts, str(model.source), environ)
 
 
-def _files(model: ModelConfig) -> ModelFacts:
-    """How its files were found, and what is wrong with them."""
-    source = str(model.source)
+def _files(facts: ModelFacts, source: str, environ: Mapping[str, str]) -> ModelFacts:
+    """The same with how its files were found, and what is wrong with them."""
     if not source:
-        return ModelFacts(model.name, model.engine, files="without files")
-    if _is_of_hub(model):
-        return ModelFacts(model.name, model.engine, files=f"{source} of the Hub")
+        return replace(facts, files="without files")
     try:
+        if _is_of_hub(source):
+            return _of_hub(facts, source, cached(source, environ))
         describe(source)
     except DamagedError as error:
-        return ModelFacts(model.name, model.engine, (f"{error.message}; {error.hint}",))
+        return replace(facts, complaints=(f"{error.message}; {error.hint}",))
     except PlanError as error:
-        return ModelFacts(model.name, model.engine, doubt=error.message)
+        return replace(
+            facts, doubt=error.message, mend="its engine may know it: start it, see `penstock status`"
+        )
     files = "the bundled model" if source == DEMO_SOURCE else source
-    return ModelFacts(model.name, model.engine, files=f"{files} is whole")
+    return replace(facts, files=f"{files} is whole")
 
 
-def _is_of_hub(model: ModelConfig) -> bool:
-    return (
-        model.engine in GPU_ENGINES
-        and isinstance(model.source, str)
-        and model.source.count("/") == 1
-        and not Path(model.source).expanduser().exists()
-    )
+def _of_hub(facts: ModelFacts, source: str, found: Path | None) -> ModelFacts:
+    if found is None:
+        mend = f"penstock pull {source} does it now, with its progress"
+        return replace(facts, doubt=f"{source} is downloaded by its first start", mend=mend)
+    return replace(facts, files=f"{source} is whole in the Hub's cache")
+
+
+def _is_of_hub(source: str) -> bool:
+    return source != DEMO_SOURCE and not Path(source).expanduser().exists() and parse_name(source) is not None
 
 
 def _ports(config: Config) -> dict[str, str]:

@@ -9,18 +9,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 from penstock.assembly.premises import Premises
-from penstock.core.config import ModelConfig
+from penstock.assembly.pulling import token_of
+from penstock.core.config import Address, ModelConfig
 from penstock.core.config_sources import Loaded
 from penstock.core.errors import PenstockError
 from penstock.engines.catalog import SPECS
 from penstock.engines.client import EngineClient
+from penstock.engines.hub import Hub
+from penstock.engines.remote import SCHEME
 from penstock.policy.restart import RestartLimits
 from penstock.store.home import Home
-from penstock.store.runtime import Holder, Lock, Registry
+from penstock.store.runtime import Drained, Holder, Lock, Registry
 from penstock.supervisor.fit import check_fit
 from penstock.supervisor.keeper import Keeper
 from penstock.supervisor.loop import ModelKeepers
-from penstock.supervisor.parts import ReplicaPart
+from penstock.supervisor.parts import PROBE_WITHIN_S, ReplicaPart
 from penstock.supervisor.preflight import check_models
 from penstock.supervisor.room import room_beside
 from penstock.telemetry.gpu import detect
@@ -51,12 +54,14 @@ class Engines:
         self._home = home
         self._environ = environ
         self._client = client
+        self._say = say
         self.adopt(loaded)
 
     def adopt(self, loaded: Loaded) -> None:
         """Starts engines by this configuration from now on."""
         tokens = {name: secret.get_secret_value() for name, secret in loaded.engine_environ.items()}
         self._around = self.premises.around({**tokens, **self._environ})
+        self._hub_token = token_of(None, (self._environ, tokens))
         self._drain_s = loaded.config.gateway.drain_timeout_s
         self.premises.gpus.name(loaded.config.models)
 
@@ -71,8 +76,9 @@ class Engines:
         Raises:
             PenstockError: what is wrong, a line each.
         """
-        check_models(models, SPECS, only)
-        check_fit(models, lambda: detect(os.environ), only)
+        for warning in check_models(models, SPECS, only):
+            self._say(f"warning: {warning}")
+        check_fit(models, lambda: detect(os.environ), only, Hub(self._hub_token).lacking)
         self.premises.check_gpus(models)
 
     async def check_aside(self, models: Sequence[ModelConfig], only: Callable[[ModelConfig], bool]) -> None:
@@ -105,6 +111,32 @@ class Engines:
             )
         return room.replicas or 1, room.why
 
+    async def check_answers(self, model: ModelConfig) -> None:
+        """Asks the servers of a model that somebody else runs.
+
+        Raises:
+            PenstockError: none of them is well.
+        """
+        key = model.api_key.get_secret_value() if model.api_key else ""
+        path = SPECS[model.engine].health_path
+        said = await asyncio.gather(*(self._answer(url, path, key) for url in model.sources))
+        if all(said):
+            raise PenstockError(
+                f"models {model.name}: none of its URLs answers: {'; '.join(said)}", code="remote_unready"
+            )
+
+    async def _answer(self, url: str, path: str, key: str) -> str:
+        """What is wrong with a server; nothing where it is well."""
+        address = Address.parse(url.removeprefix(SCHEME))
+        headers = [(b"authorization", b"Bearer " + key.encode())] if key else []
+        try:
+            reply = await self._client.fetch(
+                address, b"GET", path.encode(), headers=headers, timeout_s=PROBE_WITHIN_S
+            )
+        except PenstockError as error:
+            return error.message
+        return "" if reply.status == 200 else f"{url}{path} says {reply.status}"
+
     @contextmanager
     def locked(self, models: Sequence[ModelConfig], holder: Holder) -> Iterator[None]:
         """Makes this process the only one that runs these models here, and forgets what earlier ones left.
@@ -134,7 +166,8 @@ class Engines:
         )
 
     def keepers(self, model: ModelConfig, numbers: Iterable[int]) -> Iterator[Keeper]:
-        """Of the replicas of a model with these numbers."""
+        """Of the replicas of a model with these numbers; none is drained, as one of its name may have been."""
+        drained = Drained(self._home.drained)
         for number in numbers:
             part = ReplicaPart(
                 model,
@@ -146,6 +179,8 @@ class Engines:
                 self._drain_s,
                 self.premises.gpus,
             )
+            if part.name in drained():
+                drained.set(part.name, drained=False)
             yield Keeper(part, self._home.log(part.name), REPLICA_LIMITS, self._around)
 
 

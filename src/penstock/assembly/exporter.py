@@ -14,6 +14,7 @@ from penstock.core.address import Address
 from penstock.core.config import Config, ExporterConfig
 from penstock.core.config_sources import Loaded
 from penstock.core.errors import PenstockError
+from penstock.engines.catalog import spec_of
 from penstock.engines.client import EngineClient
 from penstock.engines.hub_cache import cache_folder
 from penstock.exporter.engines import Engines, Target
@@ -22,7 +23,7 @@ from penstock.exporter.families import Family
 from penstock.exporter.listener import Listener
 from penstock.exporter.notes import Notes
 from penstock.exporter.owners import Owner
-from penstock.exporter.watch import Watch
+from penstock.exporter.pushing import Pushing
 from penstock.store.home import Home
 from penstock.store.runtime import Registration, Registry
 from penstock.telemetry.fake_nvml import library
@@ -126,7 +127,7 @@ async def _serve(config: ExporterConfig, parts: Parts, log: Logger, notifier: No
         server.close()
         listener.close()
         if pushing is not None:
-            pushing.stop(0.0)
+            pushing.stop()
         reading.cancel()
         with suppress(asyncio.CancelledError):
             await reading
@@ -145,33 +146,15 @@ async def _listening(listener: Listener, address: Address) -> asyncio.Server:
         ) from None
 
 
-def _pushing(config: ExporterConfig, parts: Parts) -> Watch[None] | None:
-    """Pushes again and again, in a thread of its own; None where nothing is to be pushed."""
+def _pushing(config: ExporterConfig, parts: Parts) -> Pushing | None:
+    """What pushes; None where nothing is to be pushed."""
     if config.otlp_endpoint is None:
         return None
-    push = open_push(config.otlp_endpoint)
-    begun_s = time.monotonic()
-    taken_s: list[float] = []
-
-    def send() -> None:
-        try:
-            push.send(parts.exporter.families())
-        except PenstockError as error:
-            parts.notes.wrong("otlp", "refused", error.message, error.hint)
-            return
-        parts.notes.well("otlp")
-        taken_s[:] = [time.monotonic()]
-
-    watch = Watch(
-        "otlp",
-        send,
-        config.otlp_every_s,
-        time.monotonic,
-        lambda source, error: parts.notes.wrong(source, "bug", repr(error), "please report it"),
-    )
-    parts.exporter.otlp_age_s = lambda: time.monotonic() - (taken_s[0] if taken_s else begun_s)
-    watch.start()
-    return watch
+    exporter, endpoint = parts.exporter, open_push(config.otlp_endpoint)
+    pushing = Pushing(endpoint, exporter.families, config.otlp_every_s, time.monotonic, parts.notes)
+    exporter.otlp_age_s = pushing.age_s
+    pushing.start()
+    return pushing
 
 
 def open_push(endpoint: str) -> Push:
@@ -195,13 +178,17 @@ class _Replicas:
 
     def targets(self) -> Iterator[Target]:
         """Where their pages are."""
-        for entry in self._registry.registrations():
-            yield _target(entry.name, entry.model, entry.engine, entry.url, entry.api_key)
         self._follow()
-        for model in self._config.models:
+        models = {model.name: model for model in self._config.models}
+        for entry in self._registry.registrations():
+            spec = spec_of(entry.engine, models.get(entry.model))
+            yield Target(entry.name, entry.model, spec, _address(entry.url), entry.api_key)
+        for model in models.values():
             key = model.api_key.get_secret_value() if model.api_key else ""
             for number, url in enumerate(model.sources if model.engine == "remote" else ()):
-                yield _target(f"{model.name}-{number}", model.name, model.engine, url, key)
+                yield Target(
+                    f"{model.name}-{number}", model.name, spec_of("remote", model), _address(url), key
+                )
 
     def owners(self) -> list[Owner]:
         """The processes of those registered."""
@@ -215,8 +202,8 @@ class _Replicas:
             self._config = self._load().config
 
 
-def _target(name: str, model: str, engine: str, url: str, key: str) -> Target:
-    return Target(name, model, engine, Address.parse(url.removeprefix("http://")), key)
+def _address(url: str) -> Address:
+    return Address.parse(url.removeprefix("http://").rstrip("/"))
 
 
 def _owner(entry: Registration) -> Owner:

@@ -28,8 +28,9 @@ from penstock.core.config import Config, TracesConfig
 from penstock.core.config_sources import Loaded
 from penstock.core.errors import PenstockError
 from penstock.core.record import RequestRecord
-from penstock.engines.catalog import SPECS
+from penstock.engines.catalog import spec_of
 from penstock.engines.client import EngineClient
+from penstock.engines.spec import EngineSpec
 from penstock.gateway.addresses import client_addresses
 from penstock.gateway.admin import build_admin
 from penstock.gateway.api import build_api
@@ -40,11 +41,13 @@ from penstock.gateway.inference import Inference
 from penstock.gateway.lines import Lines
 from penstock.gateway.overview import Overview
 from penstock.gateway.permits import Permits, known_permits
+from penstock.gateway.probes import Probes
 from penstock.gateway.replicas import Replicas
 from penstock.gateway.routing import Routing
 from penstock.gateway.server import Front, GatewayServer
 from penstock.gateway.settings import Settings
 from penstock.gateway.tracing import Tracing
+from penstock.gateway.vigil import Vigil
 from penstock.policy.breaker import Breaker
 from penstock.policy.fleet import Replica, State
 from penstock.store.board import Board
@@ -105,6 +108,7 @@ class _Gateway:
     ) -> None:
         self._health = Health()
         self._home = home
+        self._parts = PartReports(home.parts)
         self._worker = worker
         self._notifier = notifier
         self._log = open_log(config.log.level, config.log.format)
@@ -147,7 +151,6 @@ class _Gateway:
         self._board = Board(home.workers, worker.number)
         self._overview = self._look()
         self._reload = GatewayReload(self._settings, load, self._follow, worker, self._log, notifier)
-        self._parts = PartReports(home.parts)
         self._show()
         self._server = self._listeners(config)
 
@@ -156,8 +159,8 @@ class _Gateway:
         await self._stores.start()
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload.signalled)
         beside = [
-            *(self._replicas.run(), self._permits.run(), self._tend(), self._stores.keep_ledger()),
-            self._notifier.beat(self._summary),
+            *(self._replicas.run(), self._permits.run(), self._vigil().run(), self._tend()),
+            *(self._stores.keep_ledger(), self._notifier.beat(self._summary)),
         ]
         if self._worker.count > 1:
             beside.append(self._post())
@@ -193,16 +196,18 @@ class _Gateway:
         replicas = Replicas(
             KnownReplicas(self._settings, self._home),
             Drained(self._home.drained),
-            SPECS.__getitem__,
+            self._spec_of,
             self._client,
             self._on_change,
             self._on_bug,
+            self._parts.loading,
         )
         permits = Permits(
             lambda: replicas.fleet,
             replicas.in_flight,
             self._client,
             self._known_permits,
+            self._spec_of,
             time.monotonic,
             self._on_bug,
             workers=self._worker.count,
@@ -210,6 +215,24 @@ class _Gateway:
         routing = Routing(replicas, permits.by_name, time.monotonic, random.random, self._on_trust)
         lines = Lines(self._settings, replicas, permits.by_name, routing.breakers, time.monotonic)
         return replicas, lines, permits, routing
+
+    def _vigil(self) -> Vigil:
+        return Vigil(
+            self._replicas,
+            Probes(self._client),
+            self._spec_of,
+            self._stall_s,
+            self._permits.concurrency,
+            time.monotonic,
+            self._on_bug,
+        )
+
+    def _stall_s(self, model: str) -> float | None:
+        found = self._settings.models.get(model)
+        return found.health.stall_s if found is not None else None
+
+    def _spec_of(self, replica: Replica) -> EngineSpec:
+        return spec_of(replica.engine, self._settings.models.get(replica.model))
 
     def _known_permits(self, model: str) -> int | None:
         """What is set for a model's replicas, or known of their engine."""

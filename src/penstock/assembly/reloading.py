@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from penstock.assembly.admin import GatewayAdmin
 from penstock.assembly.changes import changes, starts_otherwise
@@ -17,9 +17,12 @@ from penstock.assembly.rolling import Rolling, Way
 from penstock.core.config import Config, ModelConfig
 from penstock.core.config_sources import Loaded
 from penstock.core.errors import PenstockError
-from penstock.supervisor.control import Tell
+from penstock.supervisor.control import READY_WITHIN_S, Tell
 from penstock.supervisor.keeper import Keeper
 from penstock.supervisor.loop import Supervisor
+
+# For replicas that somebody else runs, and that have just answered.
+SERVED_WITHIN_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,9 @@ class Reloading:
             for model in config.models
             if self._is_swapped(model)
         ]
+        for model in config.models:
+            if model.name in self.models and is_started(self.models[model.name]) and not is_started(model):
+                await self._engines.check_answers(model)
         told = list(changes(before.config, config))
         for line in told:
             tell("", line)
@@ -89,7 +95,7 @@ class Reloading:
         try:
             for swap in swaps:
                 await self._rolling.replace(
-                    swap.old, swap.after, swap.after.replicas, swap.way, tell, _run_elsewhere(swap.before)
+                    swap.old, swap.after, swap.after.replicas, swap.way, tell, await self._run_elsewhere()
                 )
             await self._follow(config)
         except BaseException:
@@ -114,7 +120,13 @@ class Reloading:
             at_once, why = await self._engines.check_room(before, after, old)
             if why:
                 tell(after.name, why)
-        return _Swap(before, after, old, Way(at_once, ready_within_s))
+        requests_within_s = max(before.timeouts.total_s, after.timeouts.total_s)
+        return _Swap(before, after, old, Way(at_once, ready_within_s, requests_within_s))
+
+    async def _run_elsewhere(self) -> set[str]:
+        """The names of replicas that Penstock does not start, and of those that the gateway has yet to forget."""
+        fleet = await self._gateway.fleet()
+        return set(fleet.replicas) - self._supervisor.names
 
     async def _follow(self, config: Config) -> None:
         """Starts what is missing, and tells the gateway; on failure what was started is stopped again."""
@@ -133,15 +145,18 @@ class Reloading:
 
     async def _take_away(self, before: Config, after: Config, tell: Tell) -> None:
         """Lets the replicas leave that are too many now."""
-        wanted = {model.name: model.replicas for model in after.models if is_started(model)}
-        await asyncio.gather(
-            *(
-                self._rolling.leave(
-                    self._supervisor.keepers(model.name)[wanted.get(model.name, 0) :], model, tell
-                )
-                for model in before.models
-            )
-        )
+        wanted = {model.name: model for model in after.models}
+        await asyncio.gather(*(self._leave(model, wanted.get(model.name), tell) for model in before.models))
+
+    async def _leave(self, before: ModelConfig, after: ModelConfig | None, tell: Tell) -> None:
+        keepers, requests_within_s = self._supervisor.keepers(before.name), before.timeouts.total_s
+        if after is not None and is_started(after):
+            await self._rolling.leave(before.name, keepers[after.replicas :], requests_within_s, tell)
+            return
+        if after is not None and keepers:  # somebody else runs it now
+            names = [keeper.part.name for keeper in keepers]
+            await self._rolling.until_served(before.name, names, SERVED_WITHIN_S, tell)
+        await self._rolling.leave(before.name, keepers, requests_within_s, tell)
 
     async def _undo(self, swaps: Sequence[_Swap], tell: Tell) -> None:
         """Puts the replicas of before in the place of those that took theirs."""
@@ -152,12 +167,8 @@ class Reloading:
             if not fresh and not missing:
                 continue
             tell(swap.before.name, "putting back the replicas of before")
+            way = replace(swap.way, ready_within_s=max(READY_WITHIN_S, swap.way.ready_within_s))
             try:
-                await self._rolling.replace(fresh, swap.before, missing, swap.way, tell)
+                await self._rolling.replace(fresh, swap.before, missing, way, tell)
             except PenstockError as error:
                 tell(swap.before.name, f"can't be put back as it was: {error.message}")
-
-
-def _run_elsewhere(model: ModelConfig) -> list[str]:
-    """The names of its replicas that Penstock does not start."""
-    return [] if is_started(model) else [f"{model.name}-{number}" for number in range(len(model.sources))]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from penstock.assembly.admin import GatewayAdmin, SeenFleet
@@ -23,7 +24,7 @@ from penstock.supervisor.keeper import Keeper
 from penstock.supervisor.loop import Supervisor
 
 LOOK_EVERY_S = 0.2
-CHANGE_SAID_EVERY_S = 1.0
+CHANGE_SAID_EVERY_S = 5.0
 STILL_SAID_EVERY_S = 10.0
 # Seen idle this often in a row: one that was about to become ready may be given requests until the gateway knows.
 IDLE_LOOKS = 2
@@ -37,10 +38,12 @@ class Way:
     Args:
         at_once: new ones beside all old ones; 0 for in place, where an old one is stopped before.
         ready_within_s: how long a new one may take to become ready.
+        requests_within_s: by when every request has ended that an old one has.
     """
 
     at_once: int
     ready_within_s: float
+    requests_within_s: float
 
 
 class Rolling:
@@ -77,8 +80,6 @@ class Rolling:
         taken = self._supervisor.names.union(avoid)
         free = (n for n in itertools.count() if f"{model.name}-{n}" not in taken)
         fresh = tuple(self._make(model, itertools.islice(free, count)))
-        for keeper in fresh:  # it may have the name of one that was drained
-            self._drained.set(keeper.part.name, drained=False)
         self._supervisor.set_keepers(model.name, (*self._supervisor.keepers(model.name), *fresh))
         return fresh
 
@@ -100,7 +101,7 @@ class Rolling:
             PenstockError: a new one did not become ready; those that took an old one's place before go on.
         """
         if not way.at_once:
-            await self._in_place(old, model, count, way, tell)
+            await self._in_place(old, model, count, way, tell, others)
             return
         leaving, avoid = list(old), {*others, *(keeper.part.name for keeper in old)}
         while count:
@@ -113,25 +114,61 @@ class Rolling:
                 raise
             count -= batch
             gone, leaving = leaving[:batch], leaving[batch:]
-            await self.leave(gone, model, tell)
-        await self.leave(leaving, model, tell)
+            await self.leave(model.name, gone, way.requests_within_s, tell)
+        await self.leave(model.name, leaving, way.requests_within_s, tell)
 
-    async def leave(self, keepers: Sequence[Keeper], model: ModelConfig, tell: Tell) -> None:
-        """Drains replicas and stops them; goes on to the end where it is cancelled amid it."""
-        if keepers:
-            self._keep(model.name, without=keepers)
-            await self.whole(self._leave(keepers, model, tell))
+    async def until_served(self, model: str, besides: Collection[str], within_s: float, tell: Tell) -> None:
+        """Waits until others than these replicas serve the model, or for so long."""
+        end_s = self._clock() + within_s
+        while self._clock() < end_s:
+            fleet, _ = await self._seen()
+            others = [n for n, one in fleet.replicas.items() if one.model == model and n not in besides]
+            if any(map(fleet.is_ready, others)):
+                return
+            await asyncio.sleep(self._look_every_s)
+        tell(model, f"no other replica serves it after {format_duration(within_s)}")
+
+    async def leave(
+        self, model: str, keepers: Sequence[Keeper], requests_within_s: float, tell: Tell
+    ) -> None:
+        """Drains replicas and stops them; goes on to the end where it is cancelled amid it.
+
+        Raises:
+            PenstockError: the gateway can't be told; they serve on.
+        """
+        if not keepers:
+            return
+        try:
+            for keeper in keepers:
+                self._drained.set(keeper.part.name, drained=True)
+        except OSError as error:
+            raise PenstockError(
+                f"{self._home.drained} can't be written: {error}", code="home_unusable"
+            ) from error
+        self._keep(model, without=keepers)
+        end_s = self._clock() + requests_within_s + DRAIN_MARGIN_S
+        progress = _Progress(tell, self._clock)
+        await self.whole(_all(self._leave(keeper, end_s, progress) for keeper in keepers))
 
     async def _in_place(
-        self, old: Sequence[Keeper], model: ModelConfig, count: int, way: Way, tell: Tell
+        self,
+        old: Sequence[Keeper],
+        model: ModelConfig,
+        count: int,
+        way: Way,
+        tell: Tell,
+        others: Collection[str],
     ) -> None:
         for index in range(max(len(old), count)):
             fresh: tuple[Keeper, ...] = ()
             try:
-                await self.leave(old[index : index + 1], model, tell)
-            finally:  # also where it is cancelled: what was stopped is started again
-                if index < count and not self._supervisor.stopping:
-                    fresh = self.start(model, 1)
+                await self.leave(model.name, old[index : index + 1], way.requests_within_s, tell)
+            except asyncio.CancelledError:
+                if index < count and not self._supervisor.stopping:  # what was stopped is started again
+                    self.start(model, 1, others)
+                raise
+            if index < count:
+                fresh = self.start(model, 1, others)
             await self._until_ready(fresh, way.ready_within_s, tell)
 
     def _keep(self, model: str, *, without: Sequence[Keeper]) -> None:
@@ -141,7 +178,9 @@ class Rolling:
     async def discard(self, model: str, keepers: Sequence[Keeper]) -> None:
         """Stops replicas that never served."""
         self._keep(model, without=keepers)
-        await asyncio.gather(*(self._supervisor.retire(keeper) for keeper in keepers))
+        for keeper in keepers:
+            keeper.kill()  # it has nothing to finish, and may hang
+        await _all(self._supervisor.retire(keeper) for keeper in keepers)
 
     async def whole(self, work: Coroutine[None, None, None]) -> None:
         """Does `work` to its end also where this is cancelled, unless everything is about to be stopped."""
@@ -180,38 +219,31 @@ class Rolling:
             await asyncio.sleep(self._look_every_s)
 
     def _how(self, name: str, fleet: SeenFleet) -> tuple[str, str]:
-        """How far a start has come, in words; and in one word."""
+        """How far a start has come, in words; and in fewer, which do not change all the time."""
         report = next((one for one in self._reports.all() if one.name == name), None)
         if report is not None and (report.why or report.loading):
-            return report.why or report.loading, report.life
+            return report.why or report.loading, report.why or report.loading.partition(";")[0]
         seen = fleet.replicas.get(name)
         if seen is not None and seen.ready_at:
             return f"ready at {seen.ready_at} of {fleet.workers} workers", "almost ready"
         return (f"{seen.state}: {seen.cause}", seen.state) if seen else ("starting", "starting")
 
-    async def _leave(self, keepers: Sequence[Keeper], model: ModelConfig, tell: Tell) -> None:
-        for keeper in keepers:
-            self._drained.set(keeper.part.name, drained=True)
-        progress = _Progress(tell, self._clock)
-        await asyncio.gather(*(self._leave_one(keeper, model, progress) for keeper in keepers))
-
-    async def _leave_one(self, keeper: Keeper, model: ModelConfig, progress: _Progress) -> None:
+    async def _leave(self, keeper: Keeper, end_s: float, progress: _Progress) -> None:
         name = keeper.part.name
-        within_s = model.timeouts.total_s + DRAIN_MARGIN_S  # by then every request has ended
-        end_s = self._clock() + within_s
         idle = 0
         while idle < IDLE_LOOKS:
             fleet, trouble = await self._seen()
             idle = idle + 1 if fleet.is_idle(name) and not trouble else 0
             seen = fleet.replicas.get(name)
             left = _requests(seen.in_flight if seen else 0)
-            progress.tell(name, trouble or f"draining, {left} left", of_the_kind="draining")
+            progress.tell(name, trouble or f"draining, {left} left", of_the_kind=trouble or "draining")
             if self._clock() > end_s:
-                progress.tell(name, f"stopped undrained: {format_duration(within_s)} have passed")
+                progress.tell(name, f"stopped with {left}, which should have ended by now")
                 break
             await asyncio.sleep(self._look_every_s)
         await self._supervisor.retire(keeper)
-        self._drained.set(name, drained=False)
+        with suppress(OSError):  # who gets this name takes it out
+            self._drained.set(name, drained=False)
         progress.tell(name, "stopped")
 
     async def _seen(self) -> tuple[SeenFleet, str]:
@@ -238,6 +270,10 @@ class _Progress:
         if now_s - at_s >= wait_s:
             self._told[name] = (kind, how, now_s)
             self._tell(name, how)
+
+
+async def _all(work: Iterable[Coroutine[None, None, None]]) -> None:
+    await asyncio.gather(*work)
 
 
 def _requests(count: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 from penstock.assembly.admin import GatewayAdmin
@@ -23,12 +23,15 @@ from penstock.policy.restart import RestartLimits
 from penstock.store.home import Home
 from penstock.store.keys import KeyStore, KeyTerms, read_admin_key
 from penstock.store.runtime import Drained, Holder, Lock
+from penstock.store.starts import Starts
 from penstock.supervisor.control import Control
 from penstock.supervisor.keeper import Keeper
+from penstock.supervisor.loading import LoadingWatch
 from penstock.supervisor.loop import Supervisor
 from penstock.supervisor.parts import GatewayPart, stop_within_s
 from penstock.supervisor.ports import settled
 from penstock.supervisor.preflight import check_addresses
+from penstock.supervisor.stalled import StalledRestarts
 from penstock.telemetry.notify import Notifier
 
 GATEWAY_LIMITS = RestartLimits(failed_starts_max=1)  # what stops it from starting is no accident
@@ -116,9 +119,10 @@ class Session:
             gateway_admin = GatewayAdmin(self._client, admin.reachable(), self._admin_key)
             commands = self._commands(supervisor, gateway_admin, stack)
             control = Control(self._home.control, commands.carry_out)
-            return self._run(
-                supervisor, self._config.exporter, (control.run, commands.follow_hangups), commands.hang_up
-            )
+            loading = self._loading(supervisor.all_keepers)
+            stalled = StalledRestarts(gateway_admin.stalled, supervisor.all_keepers)
+            beside = (control.run, commands.follow_hangups, loading.run, stalled.run)
+            return self._run(supervisor, self._config.exporter, beside, commands.hang_up)
 
     def run_model(self, model: ModelConfig, out: Callable[[str], None]) -> int:
         """Runs the replicas of `model` alone; `out` gets a line for each. Returns the exit code."""
@@ -127,10 +131,11 @@ class Session:
         with self._engines.locked([model], self._holder(None)):
             models = self._engines.all_keepers([model])
             keepers = models[0].keepers
+            loading = self._loading(lambda: keepers)
 
             async def unready() -> str:
                 waiting = [keeper.part.name for keeper in keepers if not keeper.became_ready.is_set()]
-                return f"{', '.join(waiting)} loading" if waiting else ""
+                return "; ".join(f"{name}: {loading.how_far(name) or 'loading'}" for name in waiting)
 
             def on_ready() -> None:
                 for registration in self._engines.registry.registrations():
@@ -155,7 +160,7 @@ class Session:
                 say=self._say,
             )
             try:
-                return self._run(supervisor, ExporterConfig())
+                return self._run(supervisor, ExporterConfig(), (loading.run,))
             finally:
                 emptying.undo()
 
@@ -195,6 +200,9 @@ class Session:
                 self._client.close()
 
         return asyncio.run(run())
+
+    def _loading(self, keepers: Callable[[], Iterable[Keeper]]) -> LoadingWatch:
+        return LoadingWatch(keepers, Starts(self._home.starts), self._home.log, time.monotonic)
 
     def _emptying(self, names: Sequence[str]) -> Emptying:
         gateway = self._config.gateway

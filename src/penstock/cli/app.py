@@ -20,7 +20,7 @@ from penstock.core.errors import PenstockError
 
 COMMANDS = (
     *("up", "gateway", "engine", "exporter"),
-    *("plan", "doctor"),
+    *("plan", "pull", "doctor"),
     *("keys", "status", "top", "usage", "logs", "metrics"),
     *("drain", "undrain", "restart", "reload", "stop"),
     *("sim", "bench", "render", "clickhouse"),

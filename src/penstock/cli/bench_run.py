@@ -13,6 +13,7 @@ from penstock.bench.options import Options
 from penstock.cli.bench_session import BenchCommand, PrintOptions, Session, write_files
 from penstock.cli.bench_view import View
 from penstock.cli.terminal import UsageError, say
+from penstock.core.errors import PenstockError
 
 if TYPE_CHECKING:
     from penstock.bench.report.facts import Report
@@ -26,11 +27,17 @@ PROBE_PROMPT, PROBE_ANSWER = "32", "16"
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(PrintOptions, Options):
-    """Of `run`."""
+    """Of `run`.
+
+    Args:
+        annotate: mark the run in this Grafana, such as http://127.0.0.1:3000; its token is in GRAFANA_TOKEN.
+    """
+
+    annotate: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReplayOptions(PrintOptions, Options):
+class ReplayOptions(RunOptions):
     """Of `replay`.
 
     Args:
@@ -172,6 +179,8 @@ def _measure(session: Session, settings: Settings, name: str, trace: Trace | Non
     _publish(session, finished.report, settings.min_goodput)
     for trouble in finished.troubles:
         say(f"error: {trouble}")
+    if session.given["annotate"]:
+        _annotate(session, finished.report)
     if settings.output is not None:
         page = settings.output / "report.html"
         say(f"report: {page if page.is_file() else settings.output}")
@@ -180,6 +189,16 @@ def _measure(session: Session, settings: Settings, name: str, trace: Trace | Non
         told = "none" if good is None or good.share is None else f"{good.share:.1%}"
         say(f"goodput: {told} of the requests met the SLO; {settings.min_goodput:.1%} were asked for")
     return finished.exit_code
+
+
+def _annotate(session: Session, made: Report) -> None:
+    """Marks the run; one that can't be marked is as good as any."""
+    from penstock.bench.annotating import TOKEN_VARIABLE, annotate
+
+    try:
+        asyncio.run(annotate(session.given["annotate"], session.here.environ.get(TOKEN_VARIABLE, ""), made))
+    except PenstockError as error:
+        say(f"warning: {error.message}" + (f"; {error.hint}" if error.hint else ""))
 
 
 def _publish(session: Session, made: Report, min_goodput: float | None) -> None:

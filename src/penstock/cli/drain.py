@@ -57,4 +57,4 @@ def _in_flight(admin: Admin, name: str) -> int:
     found = next((one for one in replicas if one["name"] == name), None)
     if found is None:
         return 0
-    return max(int(found["in_flight"]), 1 if found["state"] == "ready" else 0)
+    return max(int(found["in_flight"]), 1 if found["state"] in ("ready", "busy") else 0)

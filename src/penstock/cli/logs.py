@@ -88,6 +88,9 @@ def logs(
     except BrokenPipeError:  # its reader has seen enough
         with suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    finally:
+        for tail in tails:
+            tail.close()
 
 
 def _duration_s(text: str) -> float:

@@ -86,6 +86,6 @@ def _explain(parts: Parts) -> None:
             if page.failure
             else ", ".join(f"{name}={value:g}" for name, value in page.values.items())
         )
-        say(f"replica {page.target.replica} ({page.target.engine} at {page.target.address}): {told}")
+        say(f"replica {page.target.replica} ({page.target.spec.kind} at {page.target.address}): {told}")
     if not pages:
         say("engines: no replica is registered in this home or configured as remote")

@@ -8,6 +8,7 @@ from typing import Any
 
 from penstock.cli.terminal import table
 from penstock.engines.model_files import Description
+from penstock.planner.cost import Cost
 from penstock.planner.flags import engine_args
 from penstock.planner.hardware import GIB, Gpu
 from penstock.planner.plan import Choice, Plan, gib
@@ -18,13 +19,14 @@ KIB = 1024
 Surveyed = Sequence[tuple[Gpu, int, Choice]]
 
 
-def plan_text(described: Description, plan: Plan) -> str:
+def plan_text(described: Description, plan: Plan, costs: Sequence[Cost] = ()) -> str:
     """The plan for people."""
     parts = [
         "\n".join(_model_lines(described)),
         _verdict(plan),
         _memory(plan),
         _lengths(plan),
+        _costs(plan, costs),
         _choices(plan),
         _settings(plan),
         "\n".join(f"note: {note}" for note in (*_held_notes(described), *plan.notes)),
@@ -42,7 +44,7 @@ def survey_text(described: Description, rows: Surveyed) -> str:
     return "\n\n".join(filter(None, ("\n".join(_model_lines(described)), asked, found, notes)))
 
 
-def plan_json(described: Description, plan: Plan) -> dict[str, Any]:
+def plan_json(described: Description, plan: Plan, costs: Sequence[Cost] = ()) -> dict[str, Any]:
     """The plan for programs: sizes in bytes, of each GPU."""
     return {
         "model": _model_json(described),
@@ -60,6 +62,14 @@ def plan_json(described: Description, plan: Plan) -> dict[str, Any]:
         "plan": _choice_json(plan.choice),
         "sequences_by_length": dict(plan.lengths),
         "choices": [_choice_json(choice) for choice in plan.choices],
+        "costs_estimate": [
+            {
+                "sequences": one.sequences,
+                "tokens_per_s_at_most": round(one.tokens_per_s, 1),
+                "usd_per_million_tokens_at_least": round(one.usd_per_million, 4),
+            }
+            for one in costs
+        ],
         "engine": plan.choice.method.engine,
         "engine_args": engine_args(plan) if plan.choice.fits else {},
         "notes": [*_held_notes(described), *plan.notes],
@@ -108,14 +118,38 @@ def _token_bytes(model: Architecture) -> int:
 def _verdict(plan: Plan) -> str:
     ask, choice = plan.ask, plan.choice
     length = choice.terms.context
-    asked = f"{ask.count} x {ask.gpu.name}, weights as {choice.method.name}, sequences of {length} tokens"
+    there = ask.gpu.name if ask.gpu.ram else f"{ask.count} x {ask.gpu.name}"
+    asked = f"{there}, weights as {choice.method.name}, sequences of {length} tokens"
     if choice.fits:
         size = choice.room.gpus
-        gpus = "1 GPU" if size == 1 else f"{size} GPUs together"
+        gpus = "" if ask.gpu.ram else " on 1 GPU" if size == 1 else f" on {size} GPUs together"
         more = f"; {plan.replicas} replicas" if plan.replicas > 1 else ""
-        return f"{asked}: it fits on {gpus}{more}."
+        return f"{asked}: it fits{gpus}{more}."
+    if ask.gpu.ram:
+        return f"{asked}: it does not fit.\n{choice.why[:1].upper()}{choice.why[1:]}; {_would_do(choice)} would do."
     cure = f"{plan.needed} x {ask.gpu.name} would do" if plan.needed else "no number of these GPUs would do"
     return f"{asked}: it does not fit.\n{choice.why[:1].upper()}{choice.why[1:]}; {cure}."
+
+
+def _would_do(choice: Choice) -> str:
+    """The RAM that one sequence needs."""
+    room = choice.room
+    needed = (room.weights + room.activations + room.runtime + room.sequence) / choice.terms.utilization
+    return f"{gib(round(needed))} of free RAM"
+
+
+def _costs(plan: Plan, costs: Sequence[Cost]) -> str:
+    if not costs:
+        return ""
+    rows = [
+        (f"{one.sequences:,}", f"{one.tokens_per_s:,.0f}", f"{one.usd_per_million:,.2f}") for one in costs
+    ]
+    header = ("SEQUENCES AT ONCE", "TOKENS/S AT MOST", "USD PER MILLION AT LEAST")
+    half = max(1, plan.choice.terms.context // 2)
+    return (
+        f"{table(header, rows)}\nAn estimate: generated tokens, sequences of {half} tokens, by the speed of memory "
+        "alone; engines reach a half to four fifths of it."
+    )
 
 
 def _memory(plan: Plan) -> str:
@@ -137,7 +171,8 @@ def _memory(plan: Plan) -> str:
             _held(room),
         ),
     ]
-    return table(("EACH GPU", "", ""), [row for row in rows if row[0] != "CUDA graphs" or room.graphs])
+    header = "RAM" if plan.ask.gpu.ram else "EACH GPU"
+    return table((header, "", ""), [row for row in rows if row[0] != "CUDA graphs" or room.graphs])
 
 
 def _held(room: Room) -> str:
@@ -182,6 +217,8 @@ def _settings(plan: Plan) -> str:
 def _held_notes(described: Description) -> Iterator[str]:
     """What safetensors files beside the configuration say of it."""
     held, model = described.held, described.architecture
+    if described.note:
+        yield described.note
     if held is None:
         return
     if not held.plain or model.quantized:

@@ -14,7 +14,7 @@ import typer
 
 from penstock.cli.terminal import EXIT_USAGE, UsageError, epilog, out
 
-KINDS = ("nginx", "prometheus", "systemd")
+KINDS = ("grafana", "nginx", "prometheus", "systemd")
 
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="Folder to write to; else everything is printed.")

@@ -46,18 +46,21 @@ def restart(
     from penstock.supervisor.control import Ask
 
     if lock_holder(here.home.lock) is None:
-        complain(_not_running(here, model))
+        _refuse_alone(here, model)
+        complain(PenstockError("Penstock is not running here", hint="`penstock up` starts it"))
         raise typer.Exit(EXIT_NOT_RUNNING)
     ask_supervisor(here, Ask("restart", model, replica, in_place, ready_within_s), as_json=as_json)
 
 
-def _not_running(here: Invocation, model: str) -> PenstockError:
+def _refuse_alone(here: Invocation, model: str) -> None:
+    """Says so where the engine was started by `penstock engine`."""
     from penstock.store.runtime import lock_holder
 
     alone = lock_holder(here.home.engine_lock(model))
-    if alone is None:
-        return PenstockError("Penstock is not running here", hint="`penstock up` starts it")
-    return PenstockError(
-        f"the engine of {model} was started alone (pid {alone.pid}), and only `penstock up` restarts without a gap",
-        hint="stop that process and start it again; the gateway answers 503 with Retry-After meanwhile",
-    )
+    if alone is not None:
+        raise PenstockError(
+            f"{model} was started alone (`penstock engine`, pid {alone.pid}): only `penstock up` can restart a replica "
+            "while others serve",
+            code="started_alone",
+            hint="stop that process and start it again; the gateway answers 503 with Retry-After meanwhile",
+        )

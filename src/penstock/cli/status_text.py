@@ -86,9 +86,8 @@ def _facts(one: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     since_s = one.get("state_since_s") if one["life"] in (None, "running") else one["life_since_s"]
     yield "for", format_duration(round(since_s)) if since_s else ""
     if one["state"] not in _FINE:
-        yield "cause", one.get("cause", "") or one["why"]
+        yield "cause", one["loading"] or one.get("cause", "") or one["why"]
         yield "evidence", one.get("evidence", "")
-        yield "loading", one["loading"]
     if one["last_exit"] != one["why"]:
         yield "last exit", one["last_exit"]
     if one["next_start_in_s"] is not None:

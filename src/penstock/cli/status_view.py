@@ -59,6 +59,7 @@ def _replica(
     address = own.url.removeprefix("http://") if own else seen.get("address", "")
     pid = own.pid if own else report.pid if report else 0
     running = report is None or report.life == "running"
+    up_s = round(time.time() - own.started_at, 1) if own else None
     state = seen.get("state", NO_STATE) if running else report.life if report else NO_STATE
     return {
         "name": name,
@@ -66,11 +67,11 @@ def _replica(
         "engine": own.engine if own else report.engine if report else seen.get("engine", ""),
         "url": f"http://{address}" if address else None,
         "port": int(address.rpartition(":")[2]) if address else None,
-        "up_s": round(time.time() - own.started_at, 1) if own else None,
+        "up_s": up_s,
         "state": state,
         "cause": seen.get("cause", "") if running else "",
         "evidence": seen.get("evidence", "") if running else "",
-        "state_since_s": seen.get("since_s") if running else None,
+        "state_since_s": min(seen["since_s"], up_s or seen["since_s"]) if running and seen else None,
         "in_flight": seen.get("in_flight"),
         "concurrency": seen.get("concurrency"),
         **_part(report),

@@ -19,7 +19,8 @@ from penstock.store.runtime import Holder, Registry, lock_holder
 LOOK_EVERY_S = 0.05
 STILL_SAID_EVERY_S = 5.0
 MARGIN_S = 5.0
-NOW_WITHIN_S = 15.0  # the kernel ends what was killed, and a GPU driver can delay that
+APART_S = 0.3  # else the kernel may hand over the later of two signals first
+NOW_WITHIN_S = 10.0  # the kernel ends what was killed, and a GPU driver can delay that
 
 
 def register(app: typer.Typer) -> None:
@@ -49,7 +50,10 @@ def stop(
     how = " at once; open requests are cut" if now else "; open requests are finished first"
     say(f"stopping pid {holder.pid}{how}")
     _ask(holder, signal.SIGTERM)
-    _wait(home, holder, now=now)
+    if now:
+        time.sleep(APART_S)
+        _ask(holder, signal.SIGINT)  # Ctrl-C amid a stop
+    _wait(home, holder, NOW_WITHIN_S if now else holder.stop_within_s + MARGIN_S)
     say("stopped")
 
 
@@ -64,13 +68,10 @@ def _ask(holder: Holder, number: signal.Signals) -> None:
         ) from error
 
 
-def _wait(home: Home, holder: Holder, *, now: bool) -> None:
-    within_s = NOW_WITHIN_S if now else holder.stop_within_s + MARGIN_S
+def _wait(home: Home, holder: Holder, within_s: float) -> None:
     began_s = said_s = time.monotonic()
     while (there := lock_holder(home.lock)) is not None and there.pid == holder.pid:
         time.sleep(LOOK_EVERY_S)
-        if now:
-            _ask(holder, signal.SIGINT)  # beyond the first signal, one more stops at once
         now_s = time.monotonic()
         if now_s - began_s > within_s:
             raise PenstockError(

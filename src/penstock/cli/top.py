@@ -27,6 +27,7 @@ TENANTS_SHOWN_MAX = 12
 CAUSE_CHARS_MAX = 48
 _COLOURS = {
     "ready": "green",
+    "busy": "green",
     "draining": "yellow",
     "loading": "cyan",
     "warming": "cyan",

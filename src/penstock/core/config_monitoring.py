@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import Field, SecretStr, field_validator
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, SecretStr, field_validator
 
 from penstock.core.address import Address
 from penstock.core.config_limits import Section
@@ -10,6 +13,17 @@ from penstock.core.config_values import Duration, ListenAddress, Secret
 
 # A rate over a minute needs two samples, also where one scrape fails.
 SCRAPE_EVERY_S_MAX = 20.0
+
+LINK_START = "a URL or a path of up to 512 printable ASCII characters that ends in /"
+
+
+def _link_start(text: str) -> str:
+    if not re.fullmatch(r"[!-~]{0,511}/", text):
+        raise ValueError(f"expected {LINK_START}")
+    return text
+
+
+LinkStart = Annotated[str, AfterValidator(_link_start), LINK_START]
 
 
 class MonitoringConfig(Section):
@@ -20,9 +34,6 @@ class MonitoringConfig(Section):
     )
     alertmanager: ListenAddress = Field(
         default=Address("127.0.0.1", 9093), description="Address of Alertmanager."
-    )
-    exporter: ListenAddress = Field(
-        default=Address("127.0.0.1", 9101), description="Where `penstock exporter` is scraped."
     )
     scrape_every_s: Duration = Field(
         default=15.0,
@@ -39,11 +50,9 @@ class MonitoringConfig(Section):
         description="URL that is told of those that can wait for the day.",
         examples=["http://127.0.0.1:9999/ticket"],
     )
-    runbooks: str = Field(
+    runbooks: LinkStart = Field(
         default="docs/runbooks/",
-        max_length=512,
-        pattern=r"^[!-~]*/$",
-        description="What a link to an alert's page begins with; a URL or a path that ends in `/`.",
+        description="What a link to an alert's page begins with.",
         examples=["https://git.example.com/penstock/docs/runbooks/"],
     )
 

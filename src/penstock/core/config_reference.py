@@ -21,7 +21,9 @@ from penstock.core.config_values import DURATION, SIZE
 
 _SIZE_UNITS = (("GB", 10**9), ("MB", 10**6), ("KB", 10**3))
 # Settings that need another engine or another model than the example's; their lines stay prose.
-_NEED_OTHERS = frozenset({"api_key", "fallbacks"})
+_NEED_OTHERS = frozenset(
+    {"api_key", "fallbacks", "venv", "image", "health_path", "running", "waiting", "kv_usage", "steps"}
+)
 
 _EXAMPLE_HEAD = """\
 ## Penstock's configuration: every key, with its default or an example. Copy this file to penstock.toml and

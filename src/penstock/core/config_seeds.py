@@ -98,7 +98,11 @@ SEEDS: tuple[Seed, ...] = (
     Seed("MODEL_NAME", "models.0.name (its last part), models.0.source and models.0.engine"),
     Seed("MODEL_PATH", "models.0.source; without MODEL_NAME and [[models]] also the name and the engine"),
     Seed("HF_TOKEN", "handed to engines in their environment, never kept in the configuration"),
-    Seed("VLLM_API_KEY", path=(*MODEL, "api_key"), engines=frozenset({"vllm", "remote"})),
+    Seed(
+        "VLLM_API_KEY",
+        path=(*MODEL, "api_key"),
+        engines=frozenset({"vllm", "transformers", "sglang", "remote"}),
+    ),
     Seed("GATEWAY_API_KEYS", path=("gateway", "api_keys"), convert=comma_separated),
     _arg("TP_SIZE", "tensor_parallel_size", _whole),
     _arg("QUANTIZATION", "quantization", _unless_none),

@@ -61,11 +61,13 @@ class Loaded:
         config: what the sources say together.
         warnings: what was given but has no effect, one sentence each.
         engine_environ: variables of `.env` to put into the environment of engines, unless they are there.
+        models_given: whether any source says something of a model.
     """
 
     config: Config
     warnings: tuple[str, ...] = ()
     engine_environ: Mapping[str, SecretStr] = field(default_factory=dict)
+    models_given: bool = False
 
 
 def load_config(
@@ -105,7 +107,8 @@ def load_config(
         raise ConfigError((*problems, *mistakes))
     warnings = (*lower.warnings, *upper.warnings, *_strangers(dotenv, dotenv_name), *idle)
     passed_on = {name: SecretStr(unshadowed[name]) for name in PASSED_ON_NAMES if unshadowed.get(name)}
-    return Loaded(config, warnings, passed_on)
+    models_given = model_is_given or any(one.path[0] == "models" for one in upper.assignments)
+    return Loaded(config, warnings, passed_on, models_given)
 
 
 def variable_of(path: KeyPath) -> str:

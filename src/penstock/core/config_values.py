@@ -33,13 +33,24 @@ WHOLE = "a whole number"
 NAME = "1 to 128 characters without spaces or control characters"
 SECRET = "1 to 512 printable ASCII characters without spaces"  # noqa: S105 - a description, not a secret
 SOURCE = "one line of text, or a list of these"
+ENGINE_ARG = "text, a number, true or false, or a list or table of these"
+URL_PATH = "a path such as /health, of printable ASCII characters without spaces"
+METRIC_NAME = "the name of a metric, such as my_server:requests_running"
+FOLDER = "the path of a folder, on one line"
+IMAGE = "the name of an image, such as vllm/vllm-openai:v0.32.0"
 GPUS = "a list of up to 1024 GPU indices from 0 to 1023, such as [0, 1]"
-ENGINE_ARG = "text, a number, true or false, or a list of these"
+
+# Deep enough for every option of an engine that takes a table.
+ARG_DEPTH_MAX = 8
 
 GPUS_MAX = 1024
 
 _INDEX = re.compile(r"[0-9]{1,4}")
 _SECRET = re.compile(r"[!-~]{1,512}")
+_URL_PATH = re.compile(r"/[!-~]{0,255}")
+_METRIC_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]{0,127}")
+_IMAGE = re.compile(r"[a-z0-9][a-zA-Z0-9._:/@-]{0,255}")
+_HUB_QUANT = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*:[A-Za-z0-9][\w.-]{0,31}")
 _REDIS_URL = re.compile(r"rediss?://[!-~]{1,500}|unix://[!-~]{1,500}")
 _OTLP_URL = re.compile(
     r"https?://(?:[A-Za-z0-9._-]{1,253}|\[[0-9a-fA-F:.]{2,45}\])(?::[0-9]{1,5})?(?:/[!-~]{0,200})?"
@@ -203,14 +214,34 @@ def _is_line(value: object) -> bool:
 
 
 def _engine_arg(value: object) -> object:
-    entries = value if isinstance(value, list) else [value]
-    if not all(isinstance(entry, str | int) or _is_finite(entry) for entry in entries):
+    if not _is_engine_arg(value, ARG_DEPTH_MAX):
         raise ValueError(f"expected {ENGINE_ARG}")
     return value
 
 
+def _is_engine_arg(value: object, depth: int) -> bool:
+    if isinstance(value, list | dict):
+        entries = value.values() if isinstance(value, dict) else value
+        return depth > 0 and all(_is_engine_arg(entry, depth - 1) for entry in entries)
+    return isinstance(value, str | int) or _is_finite(value)
+
+
 def _is_finite(value: object) -> bool:
     return isinstance(value, float) and math.isfinite(value)
+
+
+def _matching(pattern: re.Pattern[str], wanted: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if not pattern.fullmatch(value):
+            raise ValueError(f"expected {wanted}")
+        return value
+
+    return AfterValidator(check)
+
+
+def is_hub_file(source: str) -> bool:
+    """Whether `source` is `owner/repo:QUANTIZATION`, a GGUF file of the Hub."""
+    return _HUB_QUANT.fullmatch(source) is not None
 
 
 def is_base_url(url: str) -> bool:
@@ -243,6 +274,10 @@ Name = Annotated[str, AfterValidator(_name), NAME]
 Secret = Annotated[SecretStr, AfterValidator(_secret), SECRET]
 ListenAddress = Annotated[Address, BeforeValidator(_address), ADDRESS]
 Source = Annotated[str | tuple[str, ...], BeforeValidator(_source), SOURCE]
+UrlPath = Annotated[str, _matching(_URL_PATH, URL_PATH), URL_PATH]
+MetricName = Annotated[str, _matching(_METRIC_NAME, METRIC_NAME), METRIC_NAME]
+FolderPath = Annotated[str, _matching(re.compile(r"[^\x00-\x1f\x7f]{1,1024}"), FOLDER), FOLDER]
+ImageName = Annotated[str, _matching(_IMAGE, IMAGE), IMAGE]
 GpuIndices = Annotated[tuple[int, ...], BeforeValidator(_gpus), GPUS]
 ArgName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 ArgValue = Annotated[Any, AfterValidator(_engine_arg), ENGINE_ARG]

@@ -92,7 +92,7 @@ class ModelFacts:
     Args:
         complaints: what its engine's kind, or its files, say is wrong, a sentence each.
         files: how its files were found, in words; empty where they are elsewhere.
-        doubt: why nothing can be said of its files.
+        doubt: what may go wrong with its files, and `mend` what to do about that.
     """
 
     name: str
@@ -100,6 +100,7 @@ class ModelFacts:
     complaints: tuple[str, ...] = ()
     files: str = ""
     doubt: str = ""
+    mend: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ import ctypes
 import os
 import re
 import resource
-import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +16,7 @@ import psutil
 
 from penstock.doctor.facts import Disk, HostFacts, Installed, KernelXid, Limit
 from penstock.doctor.setup_checks import ENGINE_PACKAGES
+from penstock.engines.installation import Installation, find
 
 KMSG_BYTES_MAX = 8 * 2**20
 """Of the kernel's log; its ring is smaller on every distribution."""
@@ -143,23 +143,16 @@ def installed_engines(environ: Mapping[str, str], venvs: Iterable[str]) -> tuple
     Args:
         venvs: folders of virtual environments.
     """
-    commands = (
-        shutil.which(name, path=environ.get("PATH", "")) for name in ("vllm", "transformers", "sglang")
-    )
-    by_command = (Path(command).resolve().parent.parent for command in commands if command)
-    folders = dict.fromkeys(
-        [Path(sys.prefix), *(Path(venv).expanduser() for venv in venvs if venv), *by_command]
-    )
+    by_command = (find(command, "", environ) for command in ("vllm", "transformers", "sglang"))
+    others = [*(Installation(Path(venv).expanduser()) for venv in venvs if venv), *filter(None, by_command)]
     found: dict[tuple[str, str], Installed] = {}
-    for folder in folders:
-        paths = (
-            sys.path
-            if folder == Path(sys.prefix)
-            else [str(path) for path in folder.glob("lib*/python3*/*-packages")]
-        )
-        for package in ENGINE_PACKAGES.values():
-            for each in metadata.distributions(name=package, path=paths):
-                found.setdefault((package, str(folder)), Installed(package, each.version, str(folder)))
+    for package in ENGINE_PACKAGES.values():
+        for each in metadata.distributions(name=package):
+            found.setdefault((package, sys.prefix), Installed(package, each.version, sys.prefix))
+        for other in others:
+            where, there = str(other.folder), other.distribution((package,))
+            if there is not None:
+                found.setdefault((package, where), Installed(package, there.version, where))
     return tuple(found.values())
 
 

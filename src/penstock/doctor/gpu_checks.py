@@ -16,7 +16,7 @@ CUDA_MIN = (12, 0)
 """Wheels of vLLM and PyTorch of 2026 need at least this from the driver."""
 
 HEADROOM_C = 5.0
-"""This close to the temperature at which it slows down, it is too hot."""
+"""Closer to the temperature at which it slows down, it is too hot."""
 
 GIB = 2**30
 NVIDIA_SMI = "nvidia-smi -i"
@@ -154,11 +154,14 @@ def _heat(gpu: GpuReading) -> Iterator[Finding]:
             f"its clocks are held down: {', '.join(held)}",
             "look at fans, airflow and power cables; nvidia-smi -q -d PERFORMANCE tells more",
         )
-    now, slowdown = gpu.number("temperature_celsius"), gpu.number("temperature_slowdown_celsius")
-    if now is not None and slowdown and now > slowdown - HEADROOM_C:
+    now, margin = gpu.number("temperature_celsius"), gpu.number("temperature_margin_celsius")
+    slowdown = gpu.number("temperature_slowdown_celsius")
+    if margin is None and now is not None and slowdown:  # before Hopper
+        margin = slowdown - now
+    if margin is not None and margin < HEADROOM_C:
         yield warn(
             f"{_name(gpu)} heat",
-            f"{now:.0f} C: it slows down at {slowdown:.0f} C",
+            f"{now or 0:.0f} C: {margin:.0f} C below where it slows down",
             "look at fans and airflow, or lower its power limit: sudo nvidia-smi -pl WATTS",
         )
 

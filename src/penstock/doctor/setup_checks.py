@@ -61,7 +61,7 @@ def _model(model: ModelFacts) -> Finding:
             subject, "; ".join(model.complaints), "penstock plan says what is in a folder, and what would fit"
         )
     if model.doubt:
-        return warn(subject, model.doubt, "its engine may know it: start it, and see `penstock status`")
+        return warn(subject, model.doubt, model.mend)
     seen = f"{model.engine}{', ' if model.files else ''}{model.files}"
     return ok(subject, seen)
 

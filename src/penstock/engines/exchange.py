@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from http import HTTPStatus
+from math import inf
 from typing import Protocol
 
 import msgspec
@@ -245,6 +246,16 @@ class Exchange:
         self.body_begun = False
         if not self.complete and self._error is None:  # else the alarm may be another's already
             self._alarm.set(self._due()[0])
+
+    @property
+    def heard_s(self) -> float:
+        """When a byte of the body came last, on the loop's clock; minus infinity where none has."""
+        return self.last_byte_s if self.last_byte_s > self._started_s else -inf
+
+    @property
+    def paused(self) -> bool:
+        """Whether it waits for its consumer, and not for the engine."""
+        return self._paused
 
     @property
     def sent_s(self) -> float:

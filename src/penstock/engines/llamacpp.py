@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import penstock
 from penstock.core.config import DEMO_SOURCE, ModelConfig
-from penstock.engines.llamacpp_server import KEY_VARIABLE
+from penstock.engines.hub import local_path
+from penstock.engines.llamacpp_server import DRAIN_VARIABLE, KEY_VARIABLE
 from penstock.engines.spec import EngineSpec, Launch, Placement
 from penstock.wire.resume import Manner
 from penstock.wire.tokenize import Tokenizer
 
 DEMO_FILE = Path(penstock.__file__).parent / "demo_model" / "demo.gguf"
 MAGIC = b"GGUF"
+_ON_HUB = re.compile(r"[^/.~][^/]*/[^/:]+(:[^/]+|/.+)", re.IGNORECASE)
 
 # A model this small is computed as fast by one thread as by two; and where others use the cores as well,
 # threads that wait for each other at every layer are several times slower.
@@ -41,8 +44,12 @@ ARGS: dict[str, type] = {
 
 
 def model_path(model: ModelConfig) -> Path:
-    """The GGUF file of `model`."""
-    return DEMO_FILE if model.source == DEMO_SOURCE else Path(str(model.source)).expanduser()
+    """The GGUF file of `model`; of one on the Hub, where it lies in the local cache."""
+    if model.source == DEMO_SOURCE:
+        return DEMO_FILE
+    path = Path(str(model.source)).expanduser()
+    is_on_hub = not path.exists() and _ON_HUB.fullmatch(str(model.source)) is not None
+    return (local_path(str(model.source)) if is_on_hub else None) or path
 
 
 def launch(model: ModelConfig, placement: Placement) -> Launch:
@@ -62,26 +69,35 @@ def launch(model: ModelConfig, placement: Placement) -> Launch:
             *("--host", placement.host, "--port", str(placement.port)),
             *options,
         ),
-        env={KEY_VARIABLE: placement.api_key},
+        env={
+            KEY_VARIABLE: placement.api_key,
+            DRAIN_VARIABLE: str(placement.drain_timeout_s),
+            **placement.gpu_env,
+        },
     )
 
 
 def check(model: ModelConfig) -> list[str]:
     """What is wrong with the file or the arguments."""
-    return [*_file_mistakes(model_path(model)), *_arg_mistakes(model.engine_args)]
+    return [*_file_mistakes(str(model.source), model_path(model)), *_arg_mistakes(model.engine_args)]
 
 
-def _file_mistakes(path: Path) -> list[str]:
+def _file_mistakes(source: str, path: Path) -> list[str]:
     try:
         with path.open("rb") as file:
             magic = file.read(len(MAGIC))
     except FileNotFoundError:
+        if _ON_HUB.fullmatch(source):
+            return [f"source: {source} is not on this disk; `penstock pull {source}` fetches it"]
         return [f"source: {path} does not exist"]
     except OSError as error:
         return [f"source: {path} can't be read: {str(error.strerror).lower()}"]
     if magic == MAGIC:
         return _damage(path)
-    return [f"source: {path} is not a GGUF file (it begins with {magic!r}); convert the model to GGUF first"]
+    return [
+        f"source: {path} is not a GGUF file (it begins with {magic!r}); convert the model to GGUF, "
+        'or set engine = "vllm" and name its folder'
+    ]
 
 
 def _damage(path: Path) -> list[str]:
@@ -121,4 +137,25 @@ def _fits(value: object, wanted: type) -> bool:
 # Its server goes on with a last message of the assistant unasked, and refuses two of them.
 MANNER = Manner(joins=True, tokenizer=Tokenizer(texts=("content",), whole=("add_special",)))
 
-SPEC = EngineSpec(kind="llamacpp", launch=launch, check=check, manner=MANNER)
+# One for each batch of prompts and tokens; it tells of them also amid the next one.
+STEPS = (b"llamacpp:n_decode_total",)
+
+CAUSES = (
+    (r"failed to open gguf file .*\(no such file", "its model file is gone: check models.N.source"),
+    (r"failed to read (magic|key-value|tensor)", "the model file is damaged or incomplete: fetch it again"),
+    (
+        r"unknown model architecture|unknown pre-tokenizer type",
+        "this llama.cpp does not know the model's architecture: install a newer xllamacpp",
+    ),
+    (
+        r"cudamalloc failed|failed to allocate cuda|ggml_backend_cuda_buffer_type_alloc_buffer",
+        "the GPU has too little free memory: lower engine_args.n_gpu_layers, n_ctx or n_parallel",
+    ),
+    (
+        r"failed to (allocate|create).{0,40}(kv|context|buffer)|failed to initialize the context",
+        "there is too little memory for the context: lower engine_args.n_ctx or n_parallel",
+    ),
+    (r"has no type '", "engine_args.cache_type_k or cache_type_v names no type of llama.cpp"),
+)
+
+SPEC = EngineSpec(kind="llamacpp", launch=launch, check=check, manner=MANNER, steps=STEPS, causes=CAUSES)

@@ -1,27 +1,33 @@
 """The process of one llama.cpp replica: `python -m penstock.engines.llamacpp_server --model-path X.gguf ...`.
 
-llama.cpp's own C++ server runs in threads of this process; Python only sets it up and waits for SIGTERM.
-While a model loads, SIGTERM has the kernel's default effect, so it ends this process at any time at once: no
-request that is worth finishing is ever left here, because the gateway drains first. Imports nothing of
-Penstock: it starts fast.
+llama.cpp's own C++ server runs in threads of this process; Python only sets it up and waits for SIGTERM, after which
+it waits for the requests that run. While a model loads, SIGTERM has the kernel's default effect, and ends this process
+at once. Imports nothing of Penstock: it starts fast.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any, NoReturn
 
 KEY_VARIABLE = "PENSTOCK_INTERNAL_ENGINE_KEY"
+DRAIN_VARIABLE = "PENSTOCK_INTERNAL_DRAIN_S"
 SLOTS = 8  # enough for a small team on one machine; memory grows with slots x context
 SLOT_TOKENS = 2048
 BATCH_TOKENS = 2048
 CACHE_RAM_MIB = 512  # prompts kept in memory for reuse; llama.cpp's own limit is 8 GiB
 NO_SSE_PINGS = -1  # the gateway sends them, and judges silence: an engine's pings would hide a stall
 QUIET = 1  # errors only
+LOOK_EVERY_S = 0.05
+# Looks in a row that find nothing to do: the last bytes of an answer leave after its slot is free.
+IDLE_LOOKS = 3
+BUSY = re.compile(r"(?m)^llamacpp:requests_(?:processing|deferred) (?!0\s*$)")
 HEADER_BYTES = 65536  # the metadata of a GGUF file begin with what this module looks for
 
 
@@ -98,11 +104,24 @@ def main() -> NoReturn:
             f"llama.cpp can't serve {options.model_path} on {options.host}:{options.port}; "
             "the lines above say why"
         )
-    signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGINT, _stop)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: _stop(server))
     print(server.listening_address, flush=True)  # noqa: T201 - the address is this command's output
     while True:
         signal.pause()
+
+
+def _stop(server: Any) -> NoReturn:
+    _drain(server, float(os.environ.get(DRAIN_VARIABLE, "0")))
+    os._exit(0)  # the C++ threads would otherwise be joined one answer later
+
+
+def _drain(server: Any, timeout_s: float) -> None:
+    """Waits until nothing runs, but not longer than `timeout_s`."""
+    end_s, idle = time.monotonic() + timeout_s, 0
+    while idle < IDLE_LOOKS and time.monotonic() < end_s:
+        idle = 0 if BUSY.search(server.handle_metrics()) else idle + 1
+        time.sleep(LOOK_EVERY_S)
 
 
 def _set_types(made: Any, options: argparse.Namespace, xllamacpp: Any) -> None:
@@ -133,10 +152,6 @@ def _has_pooling(path: Path) -> bool:
 def _fail(sentence: str) -> NoReturn:
     print(f"error: {sentence}", file=sys.stderr, flush=True)  # noqa: T201 - this command's last word
     sys.exit(1)
-
-
-def _stop(_signal: int, _frame: object) -> NoReturn:
-    os._exit(0)  # the C++ threads would otherwise be joined one answer later
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from penstock.core.config import Address, ModelConfig
 from penstock.engines.spec import VLLM_MANNER, EngineSpec
+from penstock.wire.exposition import KV_USAGE, RUNNING, STEPS, WAITING, LoadNames
 from penstock.wire.tokenize import Tokenizer
 
 SCHEME = "http://"
@@ -31,5 +32,27 @@ def check(model: ModelConfig) -> list[str]:
 _TOKENIZER = Tokenizer(texts=("prompt", "content"), whole=("add_special_tokens", "add_special"))
 MANNER = replace(VLLM_MANNER, tokenizer=_TOKENIZER)
 
+
+def spec_of(model: ModelConfig) -> EngineSpec:
+    """The facts of this engine, with what its owner says of it."""
+    names = model.metrics
+
+    def given(name: str | None, known: tuple[bytes, ...]) -> tuple[bytes, ...]:
+        return (name.encode(),) if name else known
+
+    load = LoadNames(
+        given(names.running, RUNNING), given(names.waiting, WAITING), given(names.kv_usage, KV_USAGE)
+    )
+    return replace(
+        SPEC,
+        health_path=model.health_path or SPEC.health_path,
+        metrics_path=names.path,
+        load=load,
+        steps=given(names.steps, SPEC.steps),
+    )
+
+
 # Every OpenAI-compatible server has this route; not all of them have /health.
-SPEC = EngineSpec(kind="remote", launch=None, check=check, health_path="/v1/models", manner=MANNER)
+SPEC = EngineSpec(
+    kind="remote", launch=None, check=check, health_path="/v1/models", manner=MANNER, steps=STEPS
+)

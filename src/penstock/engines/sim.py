@@ -94,4 +94,6 @@ def _fits(value: object, wanted: type) -> bool:
     return isinstance(value, (int, float) if wanted is float else wanted) and not isinstance(value, bool)
 
 
-SPEC = EngineSpec(kind="sim", launch=launch, check=check, health_path="/health", manner=VLLM_MANNER)
+STEPS = (b"vllm:iteration_tokens_total_count",)
+
+SPEC = EngineSpec(kind="sim", launch=launch, check=check, manner=VLLM_MANNER, steps=STEPS)

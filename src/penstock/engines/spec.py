@@ -1,14 +1,16 @@
 """What every engine kind must tell Penstock: facts and pure functions, no process and no socket.
 
-One module per kind (`llamacpp`, `sim`, `remote`) makes one `EngineSpec`; `engines/catalog.py` lists them by name.
+One module per kind (`llamacpp`, `vllm`...) makes one `EngineSpec`; `engines/catalog.py` lists them by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from penstock.core.config import ModelConfig
+from penstock.wire.exposition import KNOWN_LOAD, LoadNames
 from penstock.wire.resume import Manner
 from penstock.wire.tokenize import Tokenizer
 
@@ -54,6 +56,18 @@ class Placement:
     gpus: tuple[int, ...] | None = None
     drain_timeout_s: float = 20.0
 
+    @property
+    def gpu_env(self) -> dict[str, str]:
+        """The variables by which CUDA sees these GPUs alone, numbered as the driver numbers them."""
+        if self.gpus is None:
+            return {}
+        return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(map(str, self.gpus))}
+
+    @property
+    def drain_s(self) -> int:
+        """`drain_timeout_s` for engines that take whole seconds, of which 0 would mean none."""
+        return max(1, math.ceil(self.drain_timeout_s))
+
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
@@ -64,8 +78,11 @@ class EngineSpec:
         launch: makes the command line of a replica; None where Penstock does not start the engine (remote).
         check: complains about the model's `source` or `engine_args` before anything is started; one sentence
             for each problem, none when all is well.
+        warn: says what of them will have no effect, or not the one that is meant, as `check` does.
         health_path: answers 200 once the engine has loaded its model.
         manner: how it is asked to go on with an answer; None where it can't.
+        metrics_path: where its page of metrics is.
+        load: what that page calls its load; the names of all known engines, unless its owner has said others.
         steps: names of metrics that grow with each step of the engine; the first that a page has counts. Empty
             where none does.
         stages: patterns of log lines, and the stage of loading that such a line begins, as a short phrase.
@@ -76,8 +93,11 @@ class EngineSpec:
     kind: str
     launch: Callable[[ModelConfig, Placement], Launch] | None
     check: Callable[[ModelConfig], list[str]]
+    warn: Callable[[ModelConfig], Sequence[str]] = lambda _model: ()
     health_path: str = "/health"
     manner: Manner | None = None
+    metrics_path: str = "/metrics"
+    load: LoadNames = KNOWN_LOAD
     steps: tuple[bytes, ...] = ()
     stages: tuple[tuple[str, str], ...] = ()
     causes: tuple[tuple[str, str], ...] = ()

@@ -1,87 +1,122 @@
-"""vLLM, installed by its owner: on the PATH, or in the virtual environment `PENSTOCK_VLLM_VENV`."""
+"""vLLM: in a virtual environment of its own, in this one, on the PATH, or in a container.
+
+What starts it is here. `vllm_installation` finds which vLLM that is, `vllm_arguments` knows what it takes, `vllm_log`
+what its log means.
+"""
 
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from penstock.core.config import ModelConfig
+from penstock.engines import container
+from penstock.engines.container import ENGINE_CACHE, FOREIGN, image_mistakes, in_image, inside
+from penstock.engines.options import words
 from penstock.engines.spec import VLLM_MANNER, EngineSpec, Launch, Placement
+from penstock.engines.vllm_architectures import architecture_mistakes
+from penstock.engines.vllm_arguments import mistakes, warnings
+from penstock.engines.vllm_installation import VENV_VARIABLE, Vllm, vllm_of
+from penstock.engines.vllm_log import CAUSES, STAGES
+from penstock.engines.weights import source_of, split_mistakes, weight_mistakes
 
-VENV_VARIABLE = "PENSTOCK_VLLM_VENV"
+__all__ = ["SPEC", "VENV_VARIABLE", "check", "launch", "warn"]
+
 KEY_VARIABLE = "VLLM_API_KEY"
-SHUTDOWN_TIMEOUT_S = 20  # without it vLLM cuts or hangs the streams that are open at SIGTERM
+SHUTDOWN_TIMEOUT_SINCE = (0, 18)
+GGUF_UNTIL = (0, 24)  # from then on it needs a plugin
 
-REMOVED_ARGS = {
-    "swap_space": "vLLM V1 preempts by recomputation and needs no swap; leave it out",
-    "disable_log_requests": "requests are not logged by default; set enable_log_requests to log them",
-    "num_scheduler_steps": "V1's scheduler needs no multi-step mode; leave it out",
-    "use_v2_block_manager": "V1 has one block manager; leave it out",
+ENV: Mapping[str, str] = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "PROMETHEUS_DISABLE_CREATED_SERIES": "True",  # half of its page otherwise
 }
-OWN_ARGS = {
-    "host": "Penstock chooses it",
-    "port": "Penstock chooses it",
-    "api_key": "Penstock makes one for each replica",
-    "model": "it is models.N.source",
-    "served_model_name": "it is models.N.name",
-}
+_PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
 
 
 def launch(model: ModelConfig, placement: Placement) -> Launch:
     """The command line of one replica."""
-    return Launch(
-        argv=(
-            *(executable() or "vllm", "serve", str(model.source)),
-            *("--host", placement.host, "--port", str(placement.port)),
-            *("--served-model-name", model.name),
-            *_default_args(model.engine_args),
-            *(word for name, value in model.engine_args.items() for word in _words(name, value)),
-        ),
-        env={KEY_VARIABLE: placement.api_key},
-    )
+    vllm = vllm_of(model) or Vllm("vllm")
+    if model.image:
+        return in_image(_command(model, inside(placement), vllm, {}), model, placement, os.environ)
+    return _command(model, placement, vllm, os.environ)
 
 
 def check(model: ModelConfig) -> list[str]:
-    """What is wrong with the installation or the arguments."""
-    mistakes = []
-    if executable() is None:
-        mistakes.append(
-            "engine: vllm is not installed; `pip install vllm` in a virtual environment of its own "
-            f"and set {VENV_VARIABLE} to that folder"
-        )
-    for name in model.engine_args:
-        if name in REMOVED_ARGS:
-            mistakes.append(f"engine_args.{name}: vLLM no longer has it; {REMOVED_ARGS[name]}")
-        elif name in OWN_ARGS:
-            mistakes.append(f"engine_args.{name}: not for you to set: {OWN_ARGS[name]}")
-    return mistakes
+    """What is wrong with the installation, the weights or the arguments."""
+    vllm = vllm_of(model)
+    if vllm is None:
+        return [_missing(model)]
+    takes_gguf = vllm.may_have_more or (vllm.version is not None and vllm.version < GGUF_UNTIL)
+    return [
+        *image_mistakes(model, os.environ),
+        *weight_mistakes(model, vllm.name, takes_gguf=takes_gguf),
+        *split_mistakes(model, "tensor_parallel_size"),
+        *architecture_mistakes(model, vllm),
+        *mistakes(model.engine_args, vllm),
+    ]
 
 
-def executable() -> str | None:
-    """The `vllm` command, or None."""
-    venv = os.environ.get(VENV_VARIABLE, "")
-    return shutil.which("vllm", path=str(Path(venv) / "bin")) if venv else shutil.which("vllm")
+def warn(model: ModelConfig) -> list[str]:
+    """What of the arguments has no effect, and what this vLLM lacks."""
+    vllm = vllm_of(model)
+    if vllm is None:
+        return []
+    said = list(warnings(model.engine_args, vllm))
+    if not _can_drain(vllm):
+        said.append(f"engine: {vllm.name} cuts its streams when it is stopped; 0.18 and newer finish them")
+    return said
 
 
-def _default_args(args: Mapping[str, object]) -> tuple[str, ...]:
-    if "shutdown_timeout" in args:
-        return ()
-    return ("--shutdown-timeout", str(SHUTDOWN_TIMEOUT_S))
+def _command(model: ModelConfig, placement: Placement, vllm: Vllm, environ: Mapping[str, str]) -> Launch:
+    switches = {name for name, is_switch in vllm.arguments.items() if is_switch}
+    return Launch(
+        argv=(
+            *(word for name in FOREIGN if name in environ for word in ("env", "-u", name)),
+            *(vllm.command, "serve", source_of(model)),
+            *("--host", placement.host, "--port", str(placement.port)),
+            *("--served-model-name", model.name),
+            *(("--shutdown-timeout", str(placement.drain_s)) if _can_drain(vllm) else ()),
+            *words(model.engine_args, switches),
+        ),
+        env={KEY_VARIABLE: placement.api_key, **ENV, **placement.gpu_env, **_defaults(model, environ)},
+    )
 
 
-def _words(name: str, value: object) -> Iterator[str]:
-    flag = name.replace("_", "-")
-    if value is True:
-        yield f"--{flag}"
-    elif value is False:
-        yield f"--no-{flag}"
-    elif isinstance(value, list):
-        yield f"--{flag}"
-        yield from map(str, value)
-    else:
-        yield from (f"--{flag}", str(value))
+def _can_drain(vllm: Vllm) -> bool:
+    """Whether its streams can finish after SIGTERM; a version that is not known is taken for a new one."""
+    if vllm.arguments:
+        return "shutdown_timeout" in vllm.arguments
+    return vllm.version is None or vllm.version >= SHUTDOWN_TIMEOUT_SINCE
 
 
-SPEC = EngineSpec(kind="vllm", launch=launch, check=check, manner=VLLM_MANNER)
+def _defaults(model: ModelConfig, environ: Mapping[str, str]) -> dict[str, str]:
+    """Variables that its owner may set otherwise."""
+    cache = environ.get("XDG_CACHE_HOME") or str(Path(environ.get("HOME", "/root")) / ".cache")
+    chosen = {"TRITON_CACHE_DIR": f"{ENGINE_CACHE if model.image else f'{cache}/penstock'}/triton"}
+    if any(model.engine_args.get(name, 1) != 1 for name in _PARALLEL):
+        chosen["TORCH_NCCL_BLOCKING_WAIT"] = "1"  # or the others wait without end for a GPU that has failed
+    return {name: value for name, value in chosen.items() if name not in environ}
+
+
+def _missing(model: ModelConfig) -> str:
+    if model.venv:
+        return f"venv: {model.venv} has no bin/vllm; `pip install vllm` there, or name another environment"
+    return (
+        "engine: vllm is not installed; `pip install vllm` in a virtual environment of its own "
+        f"and set models.N.venv or {VENV_VARIABLE} to that folder, or set models.N.image"
+    )
+
+
+SPEC = EngineSpec(
+    kind="vllm",
+    launch=launch,
+    check=check,
+    warn=warn,
+    manner=VLLM_MANNER,
+    # One more for each step of which tokens came; it stands still where EngineCore does.
+    steps=(b"vllm:iteration_tokens_total_count",),
+    stages=STAGES,
+    causes=(*container.CAUSES, *CAUSES),
+)

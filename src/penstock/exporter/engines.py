@@ -11,20 +11,23 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 
 from penstock.core.address import Address
 from penstock.core.errors import DeadlineError, PenstockError
-from penstock.engines.catalog import SPECS
 from penstock.engines.client import ConnectRefusedError, EngineClient
+from penstock.engines.spec import EngineSpec
 from penstock.exporter.families import Families, Kind, Metric
-from penstock.wire.engine_figures import ENGINE, Figure, counter, read
+from penstock.wire.engine_figures import ENGINE, OLD_KV_USAGE, Figure, counter, level, read
+from penstock.wire.exposition import LoadNames
 
 SOURCE = "engines"
 LABELS = ("replica", "model", "engine")
-TARGET = b"/metrics"
 TIMEOUT_S_MAX = 2.0
 TOGETHER_MAX = 16
 """Pages that are asked for at once."""
+FIGURES_MAX = 256
+"""Ways of naming them that are kept: one for each model whose owner has names of their own."""
 REPLICAS_MAX = 1024
 """Replicas with series of their own; who has more asks several exporters."""
 
@@ -44,12 +47,13 @@ class Target:
     """A replica whose page is read.
 
     Args:
+        spec: the facts of its engine: where its page is, and what its owner says of it.
         api_key: what it asks for; empty where it asks for nothing.
     """
 
     replica: str
     model: str
-    engine: str
+    spec: EngineSpec
     address: Address
     api_key: str = field(repr=False, default="")
 
@@ -68,9 +72,31 @@ def _metric(name: str, kind: Kind, text: str) -> Metric:
     return Metric(f"llm_{name}", kind, text, LABELS, SOURCE)
 
 
-STEPS = counter("steps", *dict.fromkeys(name for spec in SPECS.values() for name in spec.steps))
 FINISHED = counter("finished", b"vllm:request_success_total", b"sglang:num_requests_total")
-FIGURES: tuple[Figure, ...] = (*ENGINE, STEPS, FINISHED)
+# What vLLM alone tells of where the time of its requests went; by its count of them, which FINISHED is, they are means.
+PHASES = tuple(
+    counter(f"{phase}_seconds", f"vllm:{of}_seconds_sum".encode())
+    for phase, of in (
+        ("queue", "request_queue_time"),
+        ("prefill", "request_prefill_time"),
+        ("decode", "request_decode_time"),
+        ("e2e", "e2e_request_latency"),
+    )
+)
+
+
+@lru_cache(maxsize=FIGURES_MAX)
+def figures(load: LoadNames, steps: tuple[bytes, ...]) -> tuple[Figure, ...]:
+    """What is read of a page that calls its load and its steps so."""
+    own = (
+        level("running", *load.running),
+        level("waiting", *load.waiting),
+        level("kv_usage", *load.kv_usage, *OLD_KV_USAGE, most=1.0, together=max),
+        counter("steps", *steps),
+    )
+    named = {figure.name for figure in own}
+    return (*own, *(figure for figure in ENGINE if figure.name not in named), FINISHED, *PHASES)
+
 
 UP = _metric("up", Kind.GAUGE, "1 where the page of the engine could be read.")
 OF_FIGURE = {
@@ -94,6 +120,12 @@ OF_FIGURE = {
     "finished": _metric(
         "requests_finished_total", Kind.COUNTER, "Requests that have ended, however they did."
     ),
+    "queue_seconds": _metric("queue_seconds_total", Kind.COUNTER, "Time of its requests in its own line."),
+    "prefill_seconds": _metric(
+        "prefill_seconds_total", Kind.COUNTER, "Time in which their prompts were read."
+    ),
+    "decode_seconds": _metric("decode_seconds_total", Kind.COUNTER, "Time in which their answers were made."),
+    "e2e_seconds": _metric("e2e_seconds_total", Kind.COUNTER, "Time from their arrival to their end."),
 }
 METRICS = (UP, *OF_FIGURE.values())
 
@@ -141,7 +173,11 @@ class Engines:
         headers = [(b"authorization", b"Bearer " + target.api_key.encode())] if target.api_key else []
         try:
             reply = await self._client.fetch(
-                target.address, b"GET", TARGET, headers=headers, timeout_s=self._timeout_s
+                target.address,
+                b"GET",
+                target.spec.metrics_path.encode(),
+                headers=headers,
+                timeout_s=self._timeout_s,
             )
         except DeadlineError:
             return Page(target, failure=Failure.TIMEOUT, detail=f"no answer within {self._timeout_s:g} s")
@@ -151,7 +187,7 @@ class Engines:
             return Page(target, failure=Failure.UNREADABLE, detail=error.message)
         if reply.status != 200:
             return Page(target, failure=Failure.STATUS, detail=f"answered {reply.status}")
-        values = read(reply.body, FIGURES)
+        values = read(reply.body, figures(target.spec.load, target.spec.steps))
         if not values:
             return Page(
                 target, failure=Failure.UNKNOWN, detail="has no metric of an engine that is known here"
@@ -162,7 +198,7 @@ class Engines:
 def engine_families(families: Families, pages: Iterable[Page]) -> None:
     """Adds what the pages said."""
     for page in pages:
-        labels = (page.target.replica, page.target.model, page.target.engine)
+        labels = (page.target.replica, page.target.model, page.target.spec.kind)
         families.add(UP, page.failure is None, *labels)
         for name, value in page.values.items():
             families.add(OF_FIGURE[name], value, *labels)

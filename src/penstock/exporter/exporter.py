@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 
@@ -20,10 +21,15 @@ from penstock.exporter.host import host_families
 from penstock.exporter.notes import Notes
 from penstock.exporter.owners import Owner, by_pid, kin
 from penstock.exporter.watch import Watch
-from penstock.telemetry.gpu_driver import Driver, Sight
+from penstock.telemetry.gpu_driver import Driver, GpuReading, Sight, read_within
 from penstock.telemetry.nvml import hangs
+from penstock.telemetry.xids import xid
 
 SOURCE = "exporter"
+ONCE_WITHIN_S = 20.0
+"""How long the driver may take where everything is read one time."""
+
+_Found = TypeVar("_Found")
 
 
 def _gauge(name: str, text: str, *labels: str) -> Metric:
@@ -68,7 +74,7 @@ class Sources:
 
 
 class Exporter:
-    """Reads the sources from `start` to `stop`; makes families of what they said last.
+    """Reads the sources while it runs; makes families of what they said last.
 
     Args:
         every_s: seconds from one reading to the next.
@@ -81,10 +87,11 @@ class Exporter:
         self._every_s = every_s
         self._now_s = now_s
         self._notes = notes
-        self._gpu = Watch(gpus.SOURCE, sources.driver.read, every_s, now_s, self._on_error)
-        self._host = Watch(host.SOURCE, lambda: host_families(sources.places), every_s, now_s, self._on_error)
-        self._engines_at_s = now_s()
         self._errors: dict[tuple[str, str], int] = {}
+        self._xids: dict[str, int] = {}
+        self._gpu = self._watch(gpus.SOURCE, sources.driver.read)
+        self._host = self._watch(host.SOURCE, lambda: host_families(sources.places))
+        self._engines_at_s = now_s()
         self._process = psutil.Process()
         self.otlp_age_s: Callable[[], float | None] = lambda: None
 
@@ -103,8 +110,10 @@ class Exporter:
             self._gpu.stop()
 
     async def once(self) -> None:
-        """Reads everything one time, here; waits for the driver for as long as it takes."""
-        await asyncio.to_thread(self._gpu.read_once)
+        """Reads everything one time, here."""
+        driver = self._sources.driver
+        self._gpu = self._watch(gpus.SOURCE, lambda: read_within(driver, ONCE_WITHIN_S))
+        self._gpu.read_once()
         self._host.read_once()
         await self._read_engines()
         self._judge()
@@ -142,6 +151,9 @@ class Exporter:
 
     # -- own ------------------------------------------------------------------------------------------
 
+    def _watch(self, name: str, read: Callable[[], _Found]) -> Watch[_Found]:
+        return Watch(name, read, self._every_s, self._now_s, self._on_error)
+
     async def _read_engines(self) -> None:
         try:
             await self._sources.engines.read()
@@ -163,7 +175,18 @@ class Exporter:
                 self._notes.wrong(place, "lost", f"{gpu.name} does not answer", "look for its Xid in dmesg")
             else:
                 self._notes.well(place)
+            self._hear(gpu, place)
         self._judge_pages()
+
+    def _hear(self, gpu: GpuReading, place: str) -> None:
+        """Tells of the newest Xid, where there was one since the last time."""
+        heard = sum(gpu.xids.values())
+        if heard > self._xids.get(gpu.uuid, 0):
+            known = xid(gpu.last_xid)
+            self._notes.happened(
+                "gpu_xid", place, f"xid_{known.code}", known.text, f"it asks for: {known.action}"
+            )
+        self._xids[gpu.uuid] = heard
 
     def _judge_pages(self) -> None:
         prefix = "replica "
@@ -182,7 +205,8 @@ class Exporter:
         self._notes.wrong(source, "bug", repr(error), "please report it")
 
     def _count(self, source: str, reason: str) -> None:
-        self._errors[source, reason] = self._errors.get((source, reason), 0) + 1
+        key = source, str(reason)  # a plain text: it is read by other threads, and an enum's hash runs Python
+        self._errors[key] = self._errors.get(key, 0) + 1
 
     def _add_own(self, families: Families) -> None:
         families.add(INFO, 1, __version__)

@@ -47,6 +47,10 @@ class Notes:
         said = {"source": place, "reason": reason, "detail": detail}
         self._warn("not_read", {**said, "hint": hint} if hint else said)
 
+    def happened(self, event: str, place: str, reason: str, detail: str, hint: str) -> None:
+        """Something has happened that is no state: it is written each time."""
+        self._warn(event, {"source": place, "reason": reason, "detail": detail, "hint": hint})
+
     def well(self, place: str) -> None:
         """Nothing is wrong there."""
         if self._wrong.pop(place, None) is not None:

@@ -11,6 +11,7 @@ from penstock.gateway.lines import Lines
 from penstock.gateway.replicas import Replicas
 from penstock.gateway.settings import Settings
 from penstock.policy.budget import LIMIT_NAMES, Subject
+from penstock.policy.fleet import State
 from penstock.store.keys import KeyRing
 from penstock.store.limits import LimitStore
 
@@ -114,7 +115,10 @@ def merged(views: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "draining": any(view["draining"] for view in views),
         "in_progress": sum(view["in_progress"] for view in views),
         "replicas": [
-            {**one, **{key: _sum_of(key, one["name"], views) for key in ("in_flight", "ready_at")}}
+            {
+                **_stalled(one["name"], views, one),
+                **{key: _sum_of(key, one["name"], views) for key in ("in_flight", "ready_at")},
+            }
             for one in first["replicas"]
         ],
         "queues": {
@@ -122,6 +126,12 @@ def merged(views: Sequence[dict[str, Any]]) -> dict[str, Any]:
             for model in first["queues"]
         },
     }
+
+
+def _stalled(name: str, views: Sequence[dict[str, Any]], one: dict[str, Any]) -> dict[str, Any]:
+    """What a worker knows of this replica that has seen it stall, or else `one`: only requests of its own tell."""
+    found = (seen for view in views for seen in view["replicas"] if seen["name"] == name)
+    return next((seen for seen in found if seen["state"] == State.STALLED), one)
 
 
 def _sum_of(key: str, name: str, views: Iterable[dict[str, Any]]) -> int:

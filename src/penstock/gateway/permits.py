@@ -2,7 +2,7 @@
 
 It acts for `policy/permits`. Asking never harms: a replica that this gateway holds nothing at teaches nothing, and is
 asked no more once it is known to have metrics; one that has none is asked now and then; whatever goes wrong leaves
-the permits as they were.
+the permits as they were, and so does a page that is the same as before: the engine may stand still.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from penstock.core.config import ModelConfig
 from penstock.core.errors import EngineError, OverloadError
 from penstock.engines.client import EngineClient
 from penstock.engines.llamacpp_server import SLOTS
-from penstock.policy.fleet import Fleet, Replica, State
+from penstock.engines.spec import EngineSpec
+from penstock.policy.fleet import SERVING, Fleet, Replica
 from penstock.policy.permits import PERMITS_MAX, PERMITS_UNKNOWN, Learned, Sample, learned
-from penstock.wire.exposition import EngineLoad, read_load
+from penstock.wire.exposition import STEPS, EngineLoad, Pulse, read_load, read_pulse
 
 ASK_EVERY_S = 2.0
 # An engine that did not answer, or answered without the numbers, is asked again after this.
@@ -31,6 +32,7 @@ ASKED_AT_ONCE_MAX = 8
 # default depends on the GPU, so that it is learned.
 _BATCH_OPTIONS: Mapping[str, tuple[str, int | None]] = {
     "llamacpp": ("n_parallel", SLOTS),
+    "sglang": ("max_running_requests", None),
     "sim": ("max_num_seqs", None),
     "vllm": ("max_num_seqs", None),
 }
@@ -51,6 +53,7 @@ class _Lesson:
 
     state: Learned
     ask_at_s: float
+    pulse: Pulse | None
 
 
 class Permits:
@@ -60,6 +63,7 @@ class Permits:
         fleet: gives the present snapshot.
         in_flight: the permits that this gateway holds, by replica name.
         known: the permits of a model's replicas where they are set or known; None where they are to be learned.
+        specs: the facts of a replica's engine.
         clock: monotonic seconds.
         on_bug: takes an exception that nobody expected, with where it happened; asking goes on.
         workers: gateways of this machine, which divide what is set or known. What is learned is this one's own
@@ -72,6 +76,7 @@ class Permits:
         in_flight: Mapping[str, int],
         client: EngineClient,
         known: Callable[[str], int | None],
+        specs: Callable[[Replica], EngineSpec],
         clock: Callable[[], float],
         on_bug: Callable[[str, BaseException], None],
         *,
@@ -82,6 +87,7 @@ class Permits:
         self._in_flight = in_flight
         self._client = client
         self._known = known
+        self._specs = specs
         self._clock = clock
         self._on_bug = on_bug
         self._workers = workers
@@ -127,7 +133,7 @@ class Permits:
     def _teaches(self, replica: Replica) -> bool:
         if self.meet(replica):
             return False
-        if replica.state is not State.READY:
+        if replica.state not in SERVING:
             return False
         lesson = self._lessons.get(replica.name)
         if lesson is None:
@@ -136,29 +142,33 @@ class Permits:
 
     async def _look(self, replica: Replica, gate: asyncio.Semaphore) -> None:
         async with gate:
-            load, pause_s = await self._load_of(replica)
+            load, pulse, pause_s = await self._load_of(replica)
         if self._fleet().get(replica.name) is None:
             return  # gone while it was asked
         now_s = self._clock()
         lesson = self._lessons.get(replica.name)
         state = lesson.state if lesson else Learned()
-        if load is not None:
+        stands = pulse is not None and lesson is not None and pulse == lesson.pulse
+        if load is not None and not stands:
             held = self._in_flight.get(replica.name, 0)
             state = learned(state, Sample(load.running, load.waiting, load.kv_usage, held), now_s)
             self.by_name[replica.name] = state.permits
-        self._lessons[replica.name] = _Lesson(state, now_s + pause_s)
+        self._lessons[replica.name] = _Lesson(state, now_s + pause_s, pulse)
 
-    async def _load_of(self, replica: Replica) -> tuple[EngineLoad | None, float]:
-        """Its load, where it tells; and in how many seconds at the soonest to ask again."""
+    async def _load_of(self, replica: Replica) -> tuple[EngineLoad | None, Pulse | None, float]:
+        """Its load and its pulse, where it tells; and in how many seconds at the soonest to ask again."""
+        spec = self._specs(replica)
         key = [(b"authorization", b"Bearer " + replica.api_key.encode())] if replica.api_key else []
         try:
             reply = await self._client.fetch(
-                replica.address, b"GET", b"/metrics", headers=key, timeout_s=ASK_TIMEOUT_S
+                replica.address, b"GET", spec.metrics_path.encode(), headers=key, timeout_s=ASK_TIMEOUT_S
             )
         except (EngineError, OverloadError):
-            return None, ASK_AFTER_FAILURE_S
-        load = read_load(reply.body) if reply.status == 200 else None
-        return load, 0.0 if load is not None else ASK_WITHOUT_METRICS_S
+            return None, None, ASK_AFTER_FAILURE_S
+        load = read_load(reply.body, spec.load) if reply.status == 200 else None
+        if load is None:
+            return None, None, ASK_WITHOUT_METRICS_S
+        return load, read_pulse(reply.body, spec.steps or STEPS), 0.0
 
     def _part(self, permits: int) -> int:
         return -(-permits // self._workers)

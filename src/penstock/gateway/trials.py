@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 
 from penstock.core.errors import DeadlineError, EngineError, PenstockError, Phase
@@ -14,6 +15,7 @@ from penstock.gateway.forwarding import headers_to_engine
 from penstock.gateway.replicas import Replicas
 from penstock.gateway.routing import Routing
 from penstock.gateway.tracing import attempt_header
+from penstock.gateway.traffic import ReplicaStalledError
 from penstock.policy.breaker import Sign, sign_of
 from penstock.policy.fleet import Replica
 from penstock.policy.retry import Failure
@@ -23,7 +25,10 @@ from penstock.policy.route import Choice
 class Trial:
     """One attempt under way: its entry on the record, its permit until it is closed, and its exchange once open."""
 
-    __slots__ = ("_call", "_closed", "_number", "_trials", "attempt", "error", "exchange", "replica")
+    __slots__ = (
+        *("_call", "_closed", "_number", "_sent", "_trials"),
+        *("attempt", "error", "exchange", "replica"),
+    )
 
     def __init__(self, trials: Trials, call: Call, replica: Replica, attempt: Attempt) -> None:
         self._trials = trials
@@ -34,7 +39,8 @@ class Trial:
         self.attempt = attempt
         self.error: PenstockError | None = None
         self.exchange: Exchange | None = None
-        trials.replicas.take_permit(replica.name)
+        self._sent: Exchange | None = None  # the same one, as soon as it is under way
+        trials.replicas.traffic.begin(replica.name, self)
 
     async def open(self, call: Call, body: bytes) -> Exchange:
         """Sends the request with this body, and waits for the head of its response.
@@ -59,6 +65,7 @@ class Trial:
                 stall_s=limits.stall_s if streams else None,
                 total_s=max(0.0, call.deadline_s - trials.clock()),
             ),
+            self,
         )
         if self._closed:  # amid the wake-up
             exchange.cancel()
@@ -90,7 +97,38 @@ class Trial:
         trials.routing.observe(self._call.model.name, self.replica.name, self._sign(), self.attempt.started_s)
         if self.exchange is not None:
             self.exchange.cancel()
-        trials.replicas.return_permit(self.replica.name)
+        trials.replicas.traffic.end(self.replica.name, self)
+
+    def on_send(self, exchange: Exchange, reused: bool) -> None:  # noqa: ARG002 - as every watcher
+        """The request goes out, by this exchange."""
+        self._sent = exchange
+
+    def on_head(self, exchange: Exchange) -> None:
+        """The head is here, of which `open` tells."""
+
+    @property
+    def streams(self) -> bool:
+        """Whether its answer is streamed."""
+        return self._call.request.stream
+
+    @property
+    def waits_for_client(self) -> bool:
+        """Whether it is its client that does not read."""
+        return self._sent is not None and self._sent.paused
+
+    @property
+    def heard_s(self) -> float:
+        """When a byte of a good answer came last; minus infinity where none has.
+
+        Errors are answered by what is before an engine as well, while all work in it stands still.
+        """
+        exchange = self._sent
+        return -math.inf if exchange is None or exchange.status >= 400 else exchange.heard_s
+
+    def cut(self, error: EngineError) -> None:
+        """Ends it by `error`, if it has been sent."""
+        if self._sent is not None:
+            self._sent.fail(error)
 
     def _sign(self) -> Sign:
         """What it tells of its replica."""
@@ -143,4 +181,6 @@ def failure_of(error: EngineError) -> Failure:
         return Failure.REFUSED if error.phase is Phase.CONNECT else Failure.TIMEOUT
     if isinstance(error, ConnectRefusedError):
         return Failure.REFUSED
+    if isinstance(error, ReplicaStalledError):
+        return Failure.STALLED
     return Failure.MALFORMED if isinstance(error, MalformedResponseError) else Failure.LOST

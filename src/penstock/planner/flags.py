@@ -38,8 +38,9 @@ def _llamacpp(plan: Plan) -> dict[str, Value]:
     args: dict[str, Value] = {
         "n_ctx": plan.choice.terms.context,
         "n_parallel": plan.choice.terms.sequences,
-        "n_gpu_layers": LLAMACPP_ALL_LAYERS,
     }
+    if not plan.ask.gpu.ram:
+        args["n_gpu_layers"] = LLAMACPP_ALL_LAYERS
     if plan.ask.small_kv:
         args |= {"cache_type_k": "q8_0", "cache_type_v": "q8_0"}
     return args

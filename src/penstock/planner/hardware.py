@@ -33,6 +33,7 @@ class Gpu:
         capability: CUDA compute capability, times 10; 0 where it is not known.
         source: of the bandwidth.
         used_mib: what others have of it already, in MiB.
+        ram: whether it is no GPU, but the memory of a CPU.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Gpu:
     capability: int
     source: str = ""
     used_mib: int = 0
+    ram: bool = False
 
     @property
     def memory_bytes(self) -> int:
@@ -143,6 +145,12 @@ _BY_KEY = _table()
 def known_gpu(name: str) -> Gpu | None:
     """The GPU of that name, as people or the driver write it (`NVIDIA A100-SXM4-80GB`); None when it is not known."""
     return _BY_KEY.get(_key(name))
+
+
+def main_memory(total_bytes: int, used_bytes: int = 0) -> Gpu:
+    """The memory of a CPU, which llama.cpp computes in."""
+    name = f"{total_bytes / GIB:.1f} GiB of RAM"
+    return Gpu(name, total_bytes // MIB, 0, 0, used_mib=-(-used_bytes // MIB), ram=True)
 
 
 def parse_gpus(text: str) -> tuple[int, Gpu]:

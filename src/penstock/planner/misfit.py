@@ -27,12 +27,9 @@ def misfit(
         utilization: the part of a GPU's memory that the engine may take, 0 to 1.
         small_kv: whether the KV cache is fp8.
     """
-    if not divides(model, gpus, method):
-        fine = ", ".join(str(size) for size in range(1, 17) if divides(model, size, method))
-        return "tensor_parallel_size", (
-            f"{gpus} does not divide {model.heads} attention heads, {model.kv_heads} KV heads and the MLP evenly; "
-            f"set one of {fine}"
-        )
+    uneven = undivided(model, method, gpus)
+    if uneven:
+        return "tensor_parallel_size", uneven
     terms = Terms(context, 1, batch_tokens(gpu, method, context), utilization, 1 if small_kv else 2)
     budget, weights = int(gpu.memory_bytes * utilization), weight_bytes(model, method, gpus=gpus)
     there = f"{gib(budget)} of each {gpu.name} may be used"
@@ -47,6 +44,17 @@ def misfit(
     return "max_model_len", (
         f"a sequence of {context} tokens takes {gib(needs)} of KV cache beside {gib(weights)} of weights on each GPU, "
         f"and {there}; set at most {_longest(model, gpus, terms, budget - weights)}, or more GPUs"
+    )
+
+
+def undivided(model: Architecture, method: Method, gpus: int) -> str:
+    """Why `gpus` GPUs can't share the model by tensor parallelism, and how many can; empty where they can."""
+    if divides(model, gpus, method):
+        return ""
+    fine = ", ".join(str(size) for size in range(1, 17) if divides(model, size, method))
+    return (
+        f"{gpus} does not divide {model.heads} attention heads, {model.kv_heads} KV heads and the MLP evenly; "
+        f"set one of {fine}"
     )
 
 

@@ -24,6 +24,7 @@ LLAMACPP_SEQUENCES = 8
 """What Penstock starts llama.cpp with (`engines/llamacpp_server.py`): tokens of a step at most, and slots."""
 
 COMPARED = ("fp8", "int8", "awq")
+GGUF_COMPARED, GGUF_DEFAULT = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0"), "q4_k_m"
 LENGTHS = (1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072, 262144, 1048576)
 
 
@@ -132,6 +133,8 @@ def batch_tokens(gpu: Gpu, method: Method, context: int) -> int:
 
 def _method(model: Architecture, ask: Ask) -> Method:
     own = own_method(model) if ask.method is None or model.quantized or _is_gguf(model) else None
+    if ask.gpu.ram and not _is_gguf(model):
+        return _in_ram(model, ask)
     if ask.method is None:
         assert own is not None
         return _half(own, ask.gpu)
@@ -143,6 +146,18 @@ def _method(model: Architecture, ask: Ask) -> Method:
             hint="leave --quantization out, or name the model that it was made from",
         )
     return ask.method
+
+
+def _in_ram(model: Architecture, ask: Ask) -> Method:
+    """What llama.cpp could have of a model that is no GGUF file yet."""
+    if model.quantized or (ask.method and ask.method.engine != "llamacpp"):
+        name = ask.method.name if ask.method else model.quantized
+        raise PlanError(
+            f"weights as {name[:40]}: llama.cpp, which runs models on a CPU, has no such kind",
+            code="usage",
+            hint=f"name a GGUF file, or --quantization {', '.join(GGUF_COMPARED)} for an estimate",
+        )
+    return ask.method or METHODS[GGUF_DEFAULT]
 
 
 def _is_gguf(model: Architecture) -> bool:
@@ -242,6 +257,8 @@ def gib(size_bytes: int) -> str:
 
 def _needed(model: Architecture, ask: Ask, method: Method, terms: Terms) -> int | None:
     """The fewest GPUs of this kind that would do."""
+    if ask.gpu.ram:
+        return None
     sizes = _sizes(model, COUNT_MAX, terms, method)
     return next((size for size in sizes if _choice(model, ask, method, size, terms).fits), None)
 
@@ -261,6 +278,9 @@ def _compared(model: Architecture, ask: Ask) -> Iterator[Method]:
     own = own_method(model)
     if own is STORED or model.quantized:
         yield own
+        return
+    if ask.gpu.ram:
+        yield from (METHODS[name] for name in GGUF_COMPARED)
         return
     half = _half(own, ask.gpu)
     yield half
@@ -293,7 +313,7 @@ def _notes(model: Architecture, ask: Ask, terms: Terms, choice: Choice) -> Itera
         and not model.quantized
     ):
         yield f"{method.name} needs files that are quantized so already; these are not"
-    if method.engine == "llamacpp" and ask.method and not _is_gguf(model):
+    if method.engine == "llamacpp" and not _is_gguf(model):
         yield f"{method.name} is an estimate by llama.cpp's rules for dense models; a GGUF file's own header is exact"
     if choice.room.gpus > model.kv_heads and not terms.layered:
         yield f"each GPU holds a whole KV head or latent: there are {model.kv_heads} for {choice.room.gpus} GPUs"
@@ -303,7 +323,8 @@ def _notes(model: Architecture, ask: Ask, terms: Terms, choice: Choice) -> Itera
     if ask.small_kv:
         yield "a KV cache of 8 bits costs some quality; compare your own answers before you rely on it"
     if ask.gpu.used_mib:
-        yield f"{gib(ask.gpu.used_mib * MIB)} of a GPU's memory are in use by others already"
+        what = "the RAM" if ask.gpu.ram else "a GPU's memory"
+        yield f"{gib(ask.gpu.used_mib * MIB)} of {what} are in use by others already"
 
 
 def _together(model: Architecture, ask: Ask, terms: Terms, choice: Choice) -> Iterator[str]:

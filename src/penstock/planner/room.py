@@ -10,6 +10,10 @@ Weights and KV cache are exact. The rest is estimated; docs/plan.md compares it 
 - Outside of PyTorch: NCCL's buffers and libraries' work space; logs of vLLM show 0.05 to 0.16 GiB on one GPU, and
   0.2 to 0.25 where several work together.
 - CUDA graphs: logs of vLLM show 0.1 to 0.75 GiB.
+- llama.cpp's compute buffer, for each token of a batch: 32-bit logits, or the MLP where that is wider, and three times
+  the residual stream; and a 16-bit mask over the context. It logs 30.07 MiB for the demo model with batches of 2048
+  (30.0 by this), and 258.5 for Llama 3 8B with batches of 512 on a GPU (282; the mask is kept elsewhere there).
+- In RAM: its process, and the prompts that it keeps (`CACHE_RAM_MIB` of `engines/llamacpp_server.py`).
 """
 
 from __future__ import annotations
@@ -28,6 +32,8 @@ TOGETHER_BYTES = 2 * GIB // 5
 GRAPH_BYTES = GIB // 2
 ACTIVATION_BYTES = 2
 LOGIT_BYTES = 2 * 4
+LAYERED_BYTES, MASK_BYTES = 4, 2
+RAM_RUNTIME_BYTES = (256 + 512) * 2**20
 STATE_BYTES = 4
 
 Q8_0_BYTES = 34 / 32
@@ -112,10 +118,8 @@ class Room:
 def room(model: Architecture, way: Method, gpu: Gpu, gpus: int, terms: Terms) -> Room:
     """What there is on each of `gpus` GPUs that serve the model together."""
     weights = _weights(model, way, gpus, terms)
-    wide = model.inner if terms.layered else -(-model.inner // gpus)
-    batch = terms.batch_tokens * (3 * wide + 4 * model.hidden) * ACTIVATION_BYTES
-    activations = batch + min(terms.sequences, terms.batch_tokens) * model.vocabulary * LOGIT_BYTES
-    runtime = ALONE_BYTES if gpus == 1 else TOGETHER_BYTES
+    activations = _activations(model, gpus, terms)
+    runtime = RAM_RUNTIME_BYTES if gpu.ram else ALONE_BYTES if gpus == 1 else TOGETHER_BYTES
     graphs = GRAPH_BYTES if terms.graphs else 0
     budget = min(int(visible_bytes(gpu) * terms.utilization), gpu.free_bytes)
     return Room(
@@ -132,8 +136,19 @@ def room(model: Architecture, way: Method, gpu: Gpu, gpus: int, terms: Terms) ->
     )
 
 
+def _activations(model: Architecture, gpus: int, terms: Terms) -> int:
+    wide = 3 * (model.inner if terms.layered else -(-model.inner // gpus)) + 4 * model.hidden
+    if terms.layered:
+        wide = max(wide, model.vocabulary + 3 * model.hidden)
+        return terms.batch_tokens * (wide * LAYERED_BYTES + terms.context * MASK_BYTES)
+    logits = min(terms.sequences, terms.batch_tokens) * model.vocabulary * LOGIT_BYTES
+    return terms.batch_tokens * wide * ACTIVATION_BYTES + logits
+
+
 def visible_bytes(gpu: Gpu) -> int:
-    """What CUDA has of a GPU's memory."""
+    """What programs can have of a memory: CUDA takes some of a GPU's."""
+    if gpu.ram:
+        return gpu.memory_bytes
     return gpu.memory_bytes - max(RUNTIME_BYTES, round(gpu.memory_bytes * RUNTIME_SHARE))
 
 

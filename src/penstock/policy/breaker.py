@@ -54,7 +54,8 @@ _NEXT: dict[tuple[Trust, Event], Trust] = {
 
 # Said about the request rather than about the engine: what it does not offer, it offers to nobody.
 _NOT_OFFERED = frozenset({501, 505})
-_CANCELLED = "cancelled"  # the code of an exchange that the gateway itself has ended
+# The codes of exchanges that the gateway itself has ended: one that stalled is judged by its replica's state.
+_OWN_DOING = frozenset({"cancelled", "engine_stalled"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +148,7 @@ def sign_of(
     ):
         return Sign.NOTHING  # a long answer was under way, or nobody waited for the engine
     if isinstance(error, PenstockError):
-        failed = error.fault is Fault.ENGINE and error.code != _CANCELLED and _is_failure(error.status)
+        failed = error.fault is Fault.ENGINE and error.code not in _OWN_DOING and _is_failure(error.status)
         return Sign.FAILURE if failed else Sign.NOTHING
     if error is not None or status is None:
         return Sign.NOTHING

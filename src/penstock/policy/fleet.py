@@ -13,43 +13,63 @@ from penstock.core.config import Address
 
 
 class State(StrEnum):
-    """Where a replica is in its life. Only a READY one is given requests."""
+    """Where a replica is in its life. Those in `SERVING` are given requests, no others."""
 
+    ABSENT = "absent"  # nothing is known of it
     STARTING = "starting"  # its process may run; nothing answers yet
     LOADING = "loading"  # it answers, and says that it is not ready
     WARMING = "warming"  # it says that it is ready; a one-token canary must prove it
     READY = "ready"
+    BUSY = "busy"  # ready, and all its permits have been out for a while: what comes waits in line
+    STALLED = "stalled"  # it has requests, and makes no progress
     DRAINING = "draining"  # finishes what it has
     STOPPED = "stopped"
+
+
+SERVING = frozenset({State.READY, State.BUSY})
+# What they were brought to by stays their cause until they leave.
+_SETTLED = SERVING | {State.STALLED, State.DRAINING, State.STOPPED}
 
 
 class Event(StrEnum):
     """What was seen of a replica."""
 
+    REGISTERED = "registered"  # it shall be there
     REFUSED = "refused"  # no connection: nothing listens
     SLOW = "slow"  # the health check was cut or came to no end: no proof of anything
     UNREADY = "unready"  # the health check was answered, but not with 200
-    HEALTHY = "healthy"  # the health check was answered with 200
+    HEALTHY = "healthy"  # the health check was answered with 200, which proves nothing of one that stalls
     WARMED = "warmed"  # the canary's token came
+    MUTE = "mute"  # it answers, and offers nothing that a canary could ask for
     CANARY_FAILED = "canary_failed"
+    FULL = "full"  # all its permits are out, and have been for a while
+    ROOM = "room"  # not so any more, for a while
+    STALL = "stall"  # requests, and no step and no byte for too long
+    RESUMED = "resumed"  # its engine makes steps again, or a token came
     DRAIN = "drain"
     UNDRAIN = "undrain"
     GONE = "gone"  # no longer registered, or its process ended
 
 
 _NEXT: dict[tuple[State, Event], State] = {
+    (State.ABSENT, Event.REGISTERED): State.STARTING,
     (State.STARTING, Event.UNREADY): State.LOADING,
     (State.STARTING, Event.HEALTHY): State.WARMING,
     (State.LOADING, Event.HEALTHY): State.WARMING,
     (State.LOADING, Event.REFUSED): State.STARTING,
     (State.WARMING, Event.WARMED): State.READY,
+    (State.WARMING, Event.MUTE): State.READY,
     (State.WARMING, Event.UNREADY): State.LOADING,
     (State.WARMING, Event.REFUSED): State.STARTING,
-    (State.READY, Event.REFUSED): State.STARTING,
-    (State.READY, Event.UNREADY): State.LOADING,
-    (State.READY, Event.DRAIN): State.DRAINING,
+    (State.WARMING, Event.DRAIN): State.DRAINING,
+    (State.READY, Event.FULL): State.BUSY,
+    (State.BUSY, Event.ROOM): State.READY,
+    **{(state, Event.STALL): State.STALLED for state in SERVING},
+    **{(state, Event.REFUSED): State.STARTING for state in (*SERVING, State.STALLED, State.DRAINING)},
+    **{(state, Event.UNREADY): State.LOADING for state in (*SERVING, State.STALLED)},
+    **{(state, Event.DRAIN): State.DRAINING for state in (*SERVING, State.STALLED)},
+    (State.STALLED, Event.RESUMED): State.WARMING,
     (State.DRAINING, Event.UNDRAIN): State.WARMING,
-    (State.DRAINING, Event.REFUSED): State.STARTING,
     **{(state, Event.GONE): State.STOPPED for state in State},
 }
 
@@ -61,7 +81,7 @@ class Replica:
     Args:
         cause: why it is in its state, one short phrase that may be told to anybody.
         evidence: what was seen, in full, for whoever runs it.
-        since_s: when it came into its state, on the monotonic clock.
+        since_s: when it came into its state, on the monotonic clock; of a busy one, when it became ready.
     """
 
     name: str
@@ -69,7 +89,7 @@ class Replica:
     engine: str
     address: Address
     api_key: str = field(repr=False)
-    state: State = State.STARTING
+    state: State = State.ABSENT
     cause: str = "not asked yet"
     evidence: str = ""
     since_s: float = 0.0
@@ -77,10 +97,11 @@ class Replica:
     def after(self, event: Event, cause: str, now_s: float, evidence: str = "") -> Replica:
         """This replica once `event` was seen."""
         state = _NEXT.get((self.state, event), self.state)
-        if state is self.state:
-            settled = self.state in (State.READY, State.DRAINING)
-            return self if settled else replace(self, cause=cause, evidence=evidence)
-        return replace(self, state=state, cause=cause, evidence=evidence, since_s=now_s)
+        if state is self.state and state in _SETTLED:
+            return self
+        stays = state is self.state or (state in SERVING and self.state in SERVING)
+        since_s = self.since_s if stays else now_s
+        return replace(self, state=state, cause=cause, evidence=evidence, since_s=since_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +114,7 @@ class Fleet:
     def __post_init__(self) -> None:
         ready: dict[str, tuple[Replica, ...]] = {}  # asked for several times by each request
         for replica in self.replicas:
-            if replica.state is State.READY:
+            if replica.state in SERVING:
                 ready[replica.model] = (*ready.get(replica.model, ()), replica)
         object.__setattr__(self, "_ready", ready)
 

@@ -28,6 +28,7 @@ class Failure(StrEnum):
     MALFORMED = "malformed"
     TIMEOUT = "timeout"
     STATUS = "status"
+    STALLED = "stalled"  # not tried again but moved, as answers that have begun are: outside the budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,8 @@ def retry(
         return Decision(False, "no more attempts are allowed"), budget
     if time_left_s <= delay_s:
         return Decision(False, "the deadline is too near"), budget
+    if failure is Failure.STALLED:
+        return Decision(True, f"retry_{failure}", delay_s), budget
     if budget.tokens < 1.0:
         return Decision(False, "the retry budget is spent"), budget
     return Decision(True, f"retry_{failure}", delay_s), budget.withdrawn()

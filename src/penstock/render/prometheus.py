@@ -65,7 +65,7 @@ def _scraping(config: Config) -> Mapping[str, Any]:
         },
         "scrape_configs": [
             _job(GATEWAY_JOB, [{"targets": [str(config.gateway.admin.reachable())]}]),
-            _job(EXPORTER_JOB, [{"targets": [str(monitoring.exporter.reachable())]}]),
+            _job(EXPORTER_JOB, [{"targets": [str(config.exporter.listen.reachable())]}]),
             *([_job(ENGINES_JOB, flat)] if flat else []),
             _job("prometheus", [{"targets": [str(monitoring.prometheus.reachable())]}]),
             _job("alertmanager", [{"targets": [str(monitoring.alertmanager.reachable())]}]),

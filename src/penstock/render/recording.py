@@ -35,10 +35,13 @@ def _speed(*terms: str, window: str) -> str:
     )
 
 
-def _mean(metric: str) -> str:
+def _mean(phase: str, metric: str) -> str:
     """Phases of a request add up as means, and never as percentiles."""
+    seconds, requests = (
+        f"max {_BY} (rate(llm_{name}_total[5m]))" for name in (f"{phase}_seconds", "requests_finished")
+    )
     sums, counts = (f"sum {_BY} (rate({metric}_{part}[5m]))" for part in ("sum", "count"))
-    return f"{sums} / ({counts} > 0)"
+    return _first(f"{seconds} / ({requests} > 0)", f"{sums} / ({counts} > 0)")
 
 
 ENGINE = Group(
@@ -138,10 +141,10 @@ ENGINE = Group(
             "llm:prefix_hit:ratio5m",
             "llm:prefix_hit_tokens:rate5m / (llm:prefix_query_tokens:rate5m > 0)",
         ),
-        Record("llm:queue:mean5m", _mean("vllm:request_queue_time_seconds")),
-        Record("llm:prefill:mean5m", _mean("vllm:request_prefill_time_seconds")),
-        Record("llm:decode:mean5m", _mean("vllm:request_decode_time_seconds")),
-        Record("llm:e2e:mean5m", _mean("vllm:e2e_request_latency_seconds")),
+        Record("llm:queue:mean5m", _mean("queue", "vllm:request_queue_time_seconds")),
+        Record("llm:prefill:mean5m", _mean("prefill", "vllm:request_prefill_time_seconds")),
+        Record("llm:decode:mean5m", _mean("decode", "vllm:request_decode_time_seconds")),
+        Record("llm:e2e:mean5m", _mean("e2e", "vllm:e2e_request_latency_seconds")),
     ),
 )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 
 from penstock.simulator.engine_model import EngineModel, EngineModelSettings, EngineRequest, Step, Verdict
-from penstock.simulator.exposition import Metrics
+from penstock.simulator.exposition import Gauges, Metrics
 from penstock.simulator.replies import Ending, Reply
 from penstock.simulator.tokens import block_keys
 
@@ -31,6 +31,7 @@ class EngineLoop:
         self._loop = loop
         self._timer: asyncio.Handle | None = None
         self._frozen_until_s = 0.0
+        self._frozen_gauges = Gauges(0, 0, 0.0)
 
     def submit(self, reply: Reply, prompt: tuple[bytes, ...]) -> Verdict:
         """Lets the engine generate a reply; it is started where it is accepted.
@@ -71,11 +72,20 @@ class EngineLoop:
 
     def freeze(self, seconds: float) -> None:
         """Makes no step for that long; all else goes on."""
+        self._frozen_gauges = self._gauges()
         self._frozen_until_s = self._loop.time() + seconds
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self._set_timer()
+
+    def exposition(self, model_name: str) -> bytes:
+        """The body of /metrics."""
+        return self.metrics.render(self.model, self._gauges(), model_name)
+
+    def _gauges(self) -> Gauges:
+        frozen = self._loop.time() < self._frozen_until_s
+        return self._frozen_gauges if frozen else Gauges.of(self.model)
 
     def stop(self) -> None:
         """Makes no more steps; every reply under way ends with "abort"."""

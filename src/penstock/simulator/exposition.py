@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from penstock.simulator.engine_model import EngineModel
 
@@ -58,6 +59,20 @@ class Histogram:
         yield f"{name}_sum{{{labels}}} {self.total}"
 
 
+@dataclass(frozen=True, slots=True)
+class Gauges:
+    """What the engine tells of its load with each step; it stays what it was while no step is made."""
+
+    running: int
+    waiting: int
+    kv_usage: float
+
+    @classmethod
+    def of(cls, model: EngineModel) -> Gauges:
+        """Those of now."""
+        return cls(model.running, model.waiting, model.kv_usage)
+
+
 class Metrics:
     """What the engine counts beside its model."""
 
@@ -104,22 +119,22 @@ class Metrics:
         if tokens > 1:
             seen["vllm:request_time_per_output_token_seconds"].observe(decode_s / (tokens - 1))
 
-    def render(self, model: EngineModel, model_name: str) -> bytes:
+    def render(self, model: EngineModel, gauges: Gauges, model_name: str) -> bytes:
         """The body of /metrics."""
         escaped = model_name.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
         labels = f'engine="0",model_name="{escaped}"'
-        return "\n".join((*self._lines(model, labels), "")).encode()
+        return "\n".join((*self._lines(model, gauges, labels), "")).encode()
 
-    def _lines(self, model: EngineModel, labels: str) -> Iterator[str]:
+    def _lines(self, model: EngineModel, gauges: Gauges, labels: str) -> Iterator[str]:
         running, waiting = "Requests in the running batch.", "Requests waiting to be processed."
-        yield from _single("vllm:num_requests_running", "gauge", running, labels, model.running)
-        yield from _single("vllm:num_requests_waiting", "gauge", waiting, labels, model.waiting)
+        yield from _single("vllm:num_requests_running", "gauge", running, labels, gauges.running)
+        yield from _single("vllm:num_requests_waiting", "gauge", waiting, labels, gauges.waiting)
         name = "vllm:num_requests_waiting_by_reason"
         yield from (f"# HELP {name} Waiting requests by reason.", f"# TYPE {name} gauge")
-        yield f'{name}{{{labels},reason="capacity"}} {float(model.waiting)}'
+        yield f'{name}{{{labels},reason="capacity"}} {float(gauges.waiting)}'
         yield f'{name}{{{labels},reason="deferred"}} 0.0'
         kv = "KV cache usage. 1 means 100 percent usage."
-        yield from _single("vllm:kv_cache_usage_perc", "gauge", kv, labels, model.kv_usage)
+        yield from _single("vllm:kv_cache_usage_perc", "gauge", kv, labels, gauges.kv_usage)
         for counter, text, value in (
             ("vllm:prefix_cache_queries_total", "Prefix cache queries, in tokens.", model.prefix_queries),
             ("vllm:prefix_cache_hits_total", "Prefix cache hits, in tokens.", model.prefix_hits),

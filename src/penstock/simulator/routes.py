@@ -254,8 +254,7 @@ class Routes:
         self._send_json(connection, {"version": f"penstock-sim-{__version__}"})
 
     def _metrics(self, connection: Connection, _request: Request) -> None:
-        body = self.engine.metrics.render(self.engine.model, self.settings.model[0])
-        self._send(connection, HTTPStatus.OK, body, _METRICS)
+        self._send(connection, HTTPStatus.OK, self.engine.exposition(self.settings.model[0]), _METRICS)
 
     def _models(self, connection: Connection, _request: Request) -> None:
         cards = [

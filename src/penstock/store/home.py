@@ -81,6 +81,11 @@ class Home:
         return self.root / "logs"
 
     @property
+    def starts(self) -> Path:
+        """How long the last start of each model took."""
+        return self.root / "starts.json"
+
+    @property
     def journal(self) -> Path:
         """What was used, line by line."""
         return self.root / "journal"
@@ -135,7 +140,15 @@ class Home:
             PenstockError: it can't be written, and why.
         """
         try:
-            for folder in (self.root, self.run, self.replicas, self.parts, self.logs, self.journal):
+            for folder in (
+                self.root,
+                self.run,
+                self.replicas,
+                self.parts,
+                self.trees,
+                self.logs,
+                self.journal,
+            ):
                 folder.mkdir(mode=FOLDER_MODE, parents=folder is self.root, exist_ok=True)
             self.root.chmod(FOLDER_MODE)
             proof = self.run / f"proof-{os.getpid()}"

@@ -228,13 +228,18 @@ class PartReports:
         """Forgets the part."""
         self._path(name).unlink(missing_ok=True)
 
+    def get(self, name: str) -> PartReport | None:
+        """What is known of this part; None where nothing is, or it can't be read."""
+        return _report(self._path(name))
+
+    def loading(self, name: str) -> str:
+        """How far the start of this part has come, in words; empty where nobody says."""
+        report = self.get(name)
+        return report.loading if report is not None else ""
+
     def all(self) -> tuple[PartReport, ...]:
         """The reports, by name; files that are torn or foreign are passed over."""
-        found = []
-        for path in sorted(self._folder.glob("*.json")):
-            with suppress(OSError, ValueError):  # msgspec's are ValueErrors, and so is what is no UTF-8
-                found.append(msgspec.json.decode(path.read_bytes(), type=PartReport))
-        return tuple(found)
+        return tuple(filter(None, map(_report, sorted(self._folder.glob("*.json")))))
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{file_name(name)}.json"
@@ -290,6 +295,13 @@ def _is_file_at(fd: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(fd), path.stat())
     except FileNotFoundError:
         return False
+
+
+def _report(path: Path) -> PartReport | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=PartReport)
+    except (OSError, ValueError):  # msgspec's are ValueErrors, and so is what is no UTF-8
+        return None
 
 
 def _read(path: Path) -> Registration | None:

@@ -114,6 +114,10 @@ CAUSES: tuple[tuple[str, str], ...] = (
     ),
     (r"permission denied|errno 13\b", "it may not read or write a file: look at its owner and mode"),
     (r"no such file or directory|filenotfounderror", "a file is missing: look at models.N.source"),
+    (
+        r"proc\b.* died unexpectedly|enginedeaderror|a child process terminated abruptly|brokenprocesspool",
+        f"one of its processes was killed or fell without a word; if that was for memory, {FOR_MEMORY}",
+    ),
 )
 
 SIGNALS: dict[str, str] = {

@@ -8,6 +8,7 @@ moves to a leaf, and the groups count memory.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pathlib import Path
 SELF = Path("/proc/self")
 V1_HIERARCHIES = ("pids", "name=systemd", "freezer")  # the first that can be written holds the processes
 LEAF = "supervisor"
+SWEPT_AFTER_S = 60.0  # a group is empty for a moment before its first process enters
 PREFIX = "penstock-"
 NAME_MAX = 160  # a folder's name has 255
 _DELEGATED = ("user.delegate", "trusted.delegate")  # systemd's marks: CGROUP_DELEGATION in its documentation
@@ -87,14 +89,17 @@ class Cgroups:
     @classmethod
     def here(cls) -> Cgroups:
         """What this machine lets this process use."""
-        own = _own_folders(_text(SELF / "cgroup"), _text(SELF / "mountinfo"))
+        own = own_folders(_text(SELF / "cgroup"), _text(SELF / "mountinfo"))
         parent = next(
             (own[name] for name in ("", *V1_HIERARCHIES) if name in own and _is_writable(own[name])), None
         )
         memory = own.get("memory")
+        memory = memory if memory and memory != parent and _is_writable(memory) else None
         if parent is not None and parent == own.get(""):
             _use_delegation(parent)
-        return cls(parent, memory if memory and memory != parent and _is_writable(memory) else None)
+        for folder in filter(None, (parent, memory)):
+            sweep(folder)
+        return cls(parent, memory)
 
     def make(self, name: str) -> Group | None:
         """A new group; None where there can't be any."""
@@ -113,26 +118,35 @@ class Cgroups:
         return Group(folders[0], made[1] if len(made) > 1 else None)
 
 
-def _own_folders(cgroup: str, mountinfo: str) -> Mapping[str, Path]:
-    """The folder of this process's group in each hierarchy, by controller; version 2 is the empty name."""
-    mounts = {}
-    for line in mountinfo.splitlines():
-        before, _, after = line.partition(" - ")
-        kind, _, options = after.split(" ", 2)
-        root, point = before.split(" ")[3:5]
-        if kind == "cgroup2":
-            mounts[""] = (root, Path(point))
-        elif kind == "cgroup":
-            mounts |= {option: (root, Path(point)) for option in options.split(",")}
+def own_folders(cgroup: str, mountinfo: str) -> Mapping[str, Path]:
+    """The folder of a process's group in each hierarchy, by controller; version 2 is the empty name.
+
+    Args:
+        cgroup: its /proc/PID/cgroup.
+        mountinfo: its /proc/PID/mountinfo.
+    """
+    mounts = dict(_mounts(mountinfo))
     found = {}
     for line in cgroup.splitlines():
-        _, controllers, path = line.split(":", 2)
-        for name in controllers.split(","):
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        for name in controllers.split(",") if path else ():
             if name in mounts:
                 shown, mounted = mounts[name]
                 inner = path.removeprefix(shown.rstrip("/"))  # a container may show a part of the hierarchy
                 found[name] = mounted / inner.lstrip("/")
     return found
+
+
+def _mounts(mountinfo: str) -> Iterator[tuple[str, tuple[str, Path]]]:
+    """What is mounted of each hierarchy, and where."""
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        where, (kind, *options) = before.split(" "), after.split(" ")
+        if len(where) < 5 or not kind.startswith("cgroup"):
+            continue
+        names = [""] if kind == "cgroup2" else options[-1].split(",")
+        yield from ((name, (where[3], Path(where[4]))) for name in names)
 
 
 def _is_writable(folder: Path) -> bool:
@@ -145,6 +159,14 @@ def _is_writable(folder: Path) -> bool:
     with suppress(OSError):
         proof.rmdir()
     return True
+
+
+def sweep(parent: Path) -> None:
+    """Removes groups that others made, who were killed before they could; the kernel keeps those that are in use."""
+    for folder in parent.glob(f"{PREFIX}*"):
+        with suppress(OSError):
+            if time.time() - folder.stat().st_mtime > SWEPT_AFTER_S:
+                folder.rmdir()
 
 
 def _use_delegation(own: Path) -> None:

@@ -11,7 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -92,9 +92,17 @@ class Control:
         """Listens.
 
         Raises:
-            OSError: the socket can't be made.
+            PenstockError: the socket can't be made.
         """
-        with _listener(self._path) as listener:
+        with ExitStack() as stack:
+            try:
+                listener = stack.enter_context(_listener(self._path))
+            except OSError as error:
+                raise PenstockError(
+                    f"{self._path} can't be made a socket ({str(error.strerror).lower()}): `penstock reload` and "
+                    "`penstock restart` find nobody; SIGHUP still reloads",
+                    code="no_control",
+                ) from error
             server = await asyncio.start_unix_server(self._converse, sock=listener, limit=ASK_BYTES_MAX)
             try:
                 await asyncio.Event().wait()
@@ -103,6 +111,7 @@ class Control:
                 for task in self._conversations:
                     task.cancel()
                 await asyncio.gather(*self._conversations, return_exceptions=True)
+                await asyncio.sleep(0)  # their sockets are closed in the next turn of the loop
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

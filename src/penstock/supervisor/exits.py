@@ -21,6 +21,7 @@ _TELLS_OF_FAULT = re.compile(
     r"error|exception|fatal|critical|fail|abort|terminate|can't|cannot|could ?n[o']t|unable|denied|killed|died"
     r"|no space|timed? ?out|not supported|unsupported|exit ?code"
 )
+_IS_HARMLESS = re.compile(r"\b(?:DEBUG|INFO|WARNING)\b")  # levels of a log; NCCL says WARN of what ends it
 _EXCEPTION = re.compile(r"\b(?:\w+\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit)\b(?::\s*\S|$)")
 _POINTS_ELSEWHERE = re.compile(
     r"root cause|see (?:stack )?trace|engine core initialization failed", re.IGNORECASE
@@ -52,13 +53,16 @@ def explained(ended: Ended, causes: Iterable[tuple[str, str]] = (), *, was_ready
     """
     how = _how(ended.returncode)
     lines = [_COLOUR.sub("", line).strip() for line in ended.last_lines]
+    telling = [line for line in _telling(lines) if not _IS_HARMLESS.search(line)]
     cause, evidence = _by_kernel(ended), ""
     if not cause and ended.returncode not in _FROM_OUTSIDE:
-        cause, evidence = _by_log((*causes, *CAUSES), _telling(lines))
+        cause, evidence = _by_log((*causes, *CAUSES), telling)
     if cause:
         told = f"; its log says: {evidence}" if evidence else ""
         return Explanation(f"{how}: {cause}{told}", evidence, port_taken=cause == PORT_TAKEN)
     cause = _by_code(ended, was_ready=was_ready)
+    if ended.returncode in _FROM_OUTSIDE:
+        return Explanation(f"{how}: {cause}")
     evidence = _last_words(lines)
     words = f"its last words: {evidence}" if evidence else "without a word"
     return Explanation(f"{how}: {cause}; {words}" if cause else f"{how}: {words}", evidence)
@@ -106,8 +110,10 @@ def _telling(lines: Sequence[str]) -> list[str]:
 
 
 def _by_code(ended: Ended, *, was_ready: bool) -> str:
-    if ended.returncode == -signal.SIGKILL:
+    if ended.returncode == -signal.SIGKILL and ended.machine_oom_kills is None:
         return f"somebody killed it, or the kernel for memory, of which it tells nothing here: {FOR_MEMORY}"
+    if ended.returncode == -signal.SIGKILL:
+        return "somebody else killed it; not the kernel for memory, whose count (oom_kill in /proc/vmstat) is as before"
     if ended.returncode < 0:
         return SIGNALS.get(_name(ended.returncode), "")
     if ended.returncode == 0 and ended.left:
@@ -127,7 +133,8 @@ def _last_words(lines: Sequence[str]) -> str:
 
 
 def _exceptions(lines: Sequence[str]) -> Iterator[str]:
-    return (line for line in lines if _EXCEPTION.search(line) and not _POINTS_ELSEWHERE.search(line))
+    fit = (line for line in lines if _EXCEPTION.search(line) and not _IS_HARMLESS.search(line))
+    return (line for line in fit if not _POINTS_ELSEWHERE.search(line))
 
 
 def _short(line: str) -> str:

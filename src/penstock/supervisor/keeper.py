@@ -29,6 +29,7 @@ GPU_FREE_WITHIN_S = 60.0  # a driver lets go within seconds; what takes longer d
 GPU_LOOK_EVERY_S = 0.2
 GPU_ANSWER_WITHIN_S = 10.0  # a driver may hang
 LINES_SHOWN = 5
+RESTART_WITHIN_S = 5.0  # whoever is restarted has nothing left to finish
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,7 @@ class Keeper:
         self._former: frozenset[int] = frozenset()
         self._beside = ""
         self._hung = ""
+        self._restart_cause = ""
         self._stopping = asyncio.Event()
         self._report = Reporter(
             around.reports,
@@ -87,6 +89,16 @@ class Keeper:
     def loads(self, how_far: str) -> None:
         """Notes how far its start has come, in words, for who asks; nothing once it is up."""
         self._report(loading=how_far)
+
+    async def restart(self, cause: str) -> None:
+        """Ends its process, which is then started again as after any other end.
+
+        Args:
+            cause: why, as a sentence about "it".
+        """
+        if self._child is not None:
+            self._restart_cause = cause
+            await self._child.stop(RESTART_WITHIN_S)
 
     async def run(self) -> None:
         """Returns once it is stopped, or given up: then `given_up` says why."""
@@ -115,12 +127,12 @@ class Keeper:
     async def _one_life(self) -> tuple[Ended | None, Explanation]:
         """How its process ended, None where it could not be started; and why, in a sentence."""
         name = self.part.name
-        self._hung = ""
+        self._hung = self._restart_cause = ""
         try:
             await self._let_gpus_go()
             child = await self._spawn()
         except PenstockError as error:
-            return None, Explanation(error.message)
+            return None, Explanation("; ".join(filter(None, (f"{name}: {error.message}", error.hint))))
         except OSError as error:  # no room for the log or the record
             return None, Explanation(f"{name} can't be started: {error}")
         if child is None:
@@ -179,11 +191,16 @@ class Keeper:
 
     def _why(self, ended: Ended) -> Explanation:
         name = self.part.name
+        cause, self._restart_cause = self._restart_cause, ""
+        if cause:
+            return Explanation(f"{name} is restarted: {cause}")
         if self._hung:
             return Explanation(
                 f"{name} hung before it was ready and was ended: {self._hung}; look at its log, and raise "
                 "models.N.start_timeout if it needs longer"
             )
+        if self._restart_cause:
+            return Explanation(f"{name} is restarted: {self._restart_cause}")
         why = explained(ended, self.part.causes, was_ready=self.became_ready.is_set())
         more = [self._beside] if self._beside and ended.returncode else []
         if ended.stuck:
@@ -221,11 +238,11 @@ class Keeper:
                 await self._stopping.wait()
 
     async def _let_gpus_go(self) -> None:
-        """Waits until the driver names none of its former processes any more, or said why it goes on."""
+        """Waits until the driver names none of its former processes any more, or says why it goes on."""
         began_s, said = self._around.clock(), False
-        while holding := self._former & (await self._users()).keys():
+        while (holding := self._former & (await self._users()).keys()) and not self._stopping.is_set():
             pids = ", ".join(map(str, sorted(holding)))
-            if self._stopping.is_set() or self._around.clock() - began_s >= GPU_FREE_WITHIN_S:
+            if self._around.clock() - began_s >= GPU_FREE_WITHIN_S:
                 self._around.say(
                     f"{self.part.name}: pid {pids} has ended but its GPU's memory is still not free after "
                     f"{format_duration(GPU_FREE_WITHIN_S)}; started all the same: if it fails, reset that GPU "

@@ -91,21 +91,23 @@ class LogFile:
     def _write(self, data: bytes) -> None:
         missing = self._unwritten_lines
         note = f"{MARK} {missing} lines are missing here: they could not be written\n" if missing else ""
-        view = memoryview(note.encode() + data)
+        torn = b"\n" if missing and self._is_line_begun else b""
+        whole = torn + note.encode() + data
+        written = 0
         try:
-            while view:
-                count = os.write(self._fd, view)
-                self._size += count
-                self.written_bytes += count
-                view = view[count:]
+            while written < len(whole):
+                written += os.write(self._fd, memoryview(whole)[written:])
             self._unwritten_lines = 0
         except OSError as error:
             if not missing:
                 self._on_trouble(f"{self.path} can't be written, lines are lost: {error.strerror}")
-            lines = max(1, data[-len(view) :].count(b"\n"))
-            self._unwritten_lines += lines
-            self.lost_lines += lines
-        self._is_line_begun = not data.endswith(b"\n")
+            lost = whole[max(written, len(whole) - len(data)) :]
+            self._unwritten_lines += max(1, lost.count(b"\n"))
+            self.lost_lines += max(1, lost.count(b"\n"))
+        if written:
+            self._is_line_begun = whole[written - 1 : written] != b"\n"
+        self._size += written
+        self.written_bytes += written
 
     def _stamp(self) -> None:
         now = self._now()

@@ -18,7 +18,7 @@ from penstock.supervisor.logfile import LogFile
 PIPE_BYTES = 1 << 20  # what the kernel lets anybody ask for; a part waits only when this is full
 READ_BYTES = 256 * 1024
 GATHER_S = 0.02  # how long lines are gathered that come one by one, so that each costs no wake-up
-FINISH_WITHIN_S = 2.0  # an escaped process may hold the other end for good
+FINISH_WITHIN_S = 1.0  # an escaped process may hold the other end for good
 
 
 class LogPipe:

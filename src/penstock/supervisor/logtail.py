@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import bisect
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from penstock.supervisor.logfile import STAMP, TIME_EVERY_S, files_of, times_of
 
@@ -25,18 +27,19 @@ class Line:
 
 
 class LogTail:
-    """A reader of one log.
+    """A reader of one log, which it keeps open: so no other file can be taken for the one that it has read.
 
     Args:
         name: what its lines are called by.
         log: the file that is written; it may not be there yet.
+        now: Unix time.
     """
 
-    def __init__(self, name: str, log: Path) -> None:
+    def __init__(self, name: str, log: Path, now: Callable[[], float] = time.time) -> None:
         self.name = name
         self._log = log
-        self._inode = 0
-        self._offset = 0
+        self._now = now
+        self._file: BinaryIO | None = None
         self._begun = b""
 
     def so_far(self, lines_max: int | None, since: float) -> list[Line]:
@@ -46,66 +49,67 @@ class LogTail:
             lines_max: None for all.
             since: Unix time; 0 for any.
         """
-        pieces: list[list[Line]] = []
-        count = 0
-        for number, path in enumerate(files_of(self._log)):
-            lines, complete = self._whole(path, since, is_newest=number == 0)
-            pieces.append(lines)
-            count += len(lines)
-            if not complete or (lines_max is not None and count >= lines_max):
+        found: list[Line] = []
+        for path in files_of(self._log):
+            lines, is_all = self._whole(path, since)
+            found = lines + found
+            if not is_all or (lines_max is not None and len(found) >= lines_max):
                 break
-        found = [line for piece in reversed(pieces) for line in piece]
         return found if lines_max is None else found[len(found) - min(lines_max, len(found)) :]
 
     def fresh(self) -> list[Line]:
         """The whole lines that have come since the last look."""
-        lines: list[Line] = []
-        for path in self._behind():
-            with suppress(OSError), path.open("rb") as file:
-                stat = os.fstat(file.fileno())
-                if stat.st_ino != self._inode or stat.st_size < self._offset:
-                    self._inode, self._offset = stat.st_ino, 0
-                file.seek(self._offset)
-                times = _Times(path)
-                while data := file.read(READ_BYTES_MAX):
-                    lines += self._lines(data, times)
-                    self._offset += len(data)
+        lines = list(self._read_on())
+        for path in self._newer():
+            with suppress(OSError):  # turned over meanwhile: it is found by its next name
+                self._keep_open(path.open("rb"))
+                lines += self._read_on()
         return lines
 
-    def _behind(self) -> Iterator[Path]:
-        """The files from the one that was read last to the newest."""
+    def close(self) -> None:
+        """Reads no more."""
+        if self._file is not None:
+            self._file.close()
+
+    def _newer(self) -> Iterator[Path]:
+        """The files that were begun after the one that is open, oldest first."""
         files = files_of(self._log)
-        numbers = [number for number, path in enumerate(files) if _inode(path) == self._inode]
-        yield from reversed(files[: numbers[0] + 1] if numbers else files)
+        inode = os.fstat(self._file.fileno()).st_ino if self._file else 0
+        at = next((number for number, path in enumerate(files) if _inode(path) == inode), len(files))
+        return reversed(files[:at])
 
-    def _lines(self, data: bytes, times: _Times) -> Iterator[Line]:
-        at = times.at(self._offset)
-        whole, _, rest = (self._begun + data).rpartition(b"\n")
-        if len(rest) > LINE_BYTES_MAX:
-            whole, rest = (whole + b"\n" + rest).removeprefix(b"\n"), b""
-        self._begun = rest
-        if whole:
-            yield from (Line(at, self.name, _text(line)) for line in whole.split(b"\n"))
+    def _keep_open(self, file: BinaryIO) -> None:
+        self.close()
+        self._file = file
 
-    def _whole(self, path: Path, since: float, *, is_newest: bool) -> tuple[list[Line], bool]:
+    def _read_on(self) -> Iterator[Line]:
+        while self._file and (data := self._file.read(READ_BYTES_MAX)):
+            whole, newline, self._begun = (self._begun + data).rpartition(b"\n")
+            if len(self._begun) > LINE_BYTES_MAX:
+                whole, newline, self._begun = whole + newline + self._begun, b"\n", b""
+            if newline:
+                yield from (Line(self._now(), self.name, _text(line)) for line in whole.split(b"\n"))
+
+    def _whole(self, path: Path, since: float) -> tuple[list[Line], bool]:
         """The lines of a file that were written since then, and whether those are all of its lines."""
         times = _Times(path)
         first = times.offset(since)
         try:
-            with path.open("rb") as file:
-                begin = file.seek(*((0, os.SEEK_END) if first is None else (first, os.SEEK_SET)))
-                data = file.read()
-                if is_newest:
-                    self._inode, self._offset = os.fstat(file.fileno()).st_ino, begin + len(data)
+            file = path.open("rb")
         except OSError:
             return [], True
-        if is_newest:
+        begin = file.seek(*((0, os.SEEK_END) if first is None else (first, os.SEEK_SET)))
+        data = file.read()
+        if self._file is None:  # the newest
+            self._keep_open(file)
             data, newline, self._begun = data.rpartition(b"\n")
-            data += newline
+        else:
+            file.close()
+            data, newline = data.removesuffix(b"\n"), data[-1:]
         lines, offset = [], begin
-        for line in data.splitlines(keepends=True):
-            lines.append(Line(times.at(offset), self.name, _text(line.rstrip(b"\r\n"))))
-            offset += len(line)
+        for line in data.split(b"\n") if newline else ():
+            lines.append(Line(times.at(offset), self.name, _text(line)))
+            offset += len(line) + 1
         return lines, begin == 0
 
 
@@ -140,4 +144,4 @@ def _inode(path: Path) -> int:
 
 
 def _text(line: bytes) -> str:
-    return line.decode("utf-8", "replace")
+    return line.decode("utf-8", "replace").removesuffix("\r")

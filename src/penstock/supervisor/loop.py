@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from penstock.core.errors import PenstockError
 from penstock.core.units import format_duration
 from penstock.supervisor.keeper import Keeper
 
@@ -101,9 +103,9 @@ class Supervisor:
         for keeper in self._keepers():
             self._start(keeper)
         readiness = asyncio.create_task(self._watch_readiness())
-        along = [asyncio.create_task(run()) for run in beside]
+        along = [asyncio.create_task(self._beside(run)) for run in beside]
         try:
-            trouble = await self._until_over(along)
+            trouble = await self._until_over()
             self.stopping = True
             for task in (readiness, *along):
                 task.cancel()
@@ -136,6 +138,10 @@ class Supervisor:
     def names(self) -> frozenset[str]:
         """Of all parts that run, those that shall end included."""
         return frozenset(keeper.part.name for keeper in self._tasks)
+
+    def all_keepers(self) -> tuple[Keeper, ...]:
+        """Of the replicas of all models, those that shall end left out."""
+        return tuple(keeper for model in self.models for keeper in model.keepers)
 
     def keepers(self, model: str) -> tuple[Keeper, ...]:
         """Of the replicas of this model, those that shall end left out."""
@@ -176,7 +182,7 @@ class Supervisor:
         return tuple(keeper for keeper in self._tasks if keeper is not self._gateway)
 
     def _keepers(self) -> tuple[Keeper, ...]:
-        named = [keeper for model in self.models for keeper in model.keepers]
+        named = self.all_keepers()
         leaving = [keeper for keeper in self._engines if keeper not in named]
         return (*named, *leaving, *((self._gateway,) if self._gateway is not None else ()))
 
@@ -193,7 +199,18 @@ class Supervisor:
         for keeper in self._keepers():
             keeper.kill()
 
-    async def _until_over(self, along: Sequence[asyncio.Task[None]]) -> str:
+    async def _beside(self, run: Callable[[], Coroutine[None, None, None]]) -> None:
+        """What fails beside the engines is said, and ends none of them."""
+        try:
+            await run()
+        except PenstockError as error:
+            self._say(f"error: {error.message}")
+        except Exception:
+            for line in traceback.format_exc().splitlines():
+                self._say(line)
+            self._say("error: a part of the supervisor has ended by a bug; engines and gateway go on")
+
+    async def _until_over(self) -> str:
         """Why it can't go on; empty where it was asked to stop."""
         asked = asyncio.create_task(self._asked.wait())
         over: set[asyncio.Task[None]] = set()
@@ -201,7 +218,7 @@ class Supervisor:
             while not (trouble := self._trouble()) and not self._asked.is_set():
                 self._changed.clear()
                 changed = asyncio.create_task(self._changed.wait())
-                running = {*self._tasks.values(), *along} - over
+                running = set(self._tasks.values()) - over
                 done, _ = await asyncio.wait({asked, changed, *running}, return_when=asyncio.FIRST_COMPLETED)
                 changed.cancel()
                 for task in running & done:

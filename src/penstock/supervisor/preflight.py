@@ -14,20 +14,19 @@ def check_models(
     models: Sequence[ModelConfig],
     specs: Mapping[str, EngineSpec],
     only: Callable[[ModelConfig], bool] = lambda _: True,
-) -> None:
-    """Asks each engine kind about its models, `only` those that are to be started.
+) -> list[str]:
+    """Asks each engine kind about its models, `only` those that are to be started; returns what will have no effect.
 
     Raises:
         PenstockError: with every complaint, one a line.
     """
+    asked = [(number, model) for number, model in enumerate(models) if only(model)]
     complaints = [
-        f"models.{number}.{complaint}"
-        for number, model in enumerate(models)
-        if only(model)
-        for complaint in specs[model.engine].check(model)
+        f"models.{number}.{said}" for number, model in asked for said in specs[model.engine].check(model)
     ]
     if complaints:
         raise PenstockError("\n".join(complaints), code="models_unusable")
+    return [f"models.{number}.{said}" for number, model in asked for said in specs[model.engine].warn(model)]
 
 
 def check_addresses(gateway: GatewayConfig) -> None:

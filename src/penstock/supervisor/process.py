@@ -44,7 +44,7 @@ class Ended:
         last_lines: what it wrote last.
         left: processes of its tree that it left behind.
         oom_kills: processes of its tree that the kernel has killed for memory, as its control group counts.
-        machine_oom_kills: those of the whole machine while it ran.
+        machine_oom_kills: those of the whole machine while it ran; None where the kernel does not tell.
         stuck: ids of processes that could not be ended.
         trouble: what went wrong in cleaning up.
     """
@@ -53,7 +53,7 @@ class Ended:
     last_lines: tuple[str, ...] = ()
     left: int = 0
     oom_kills: int = 0
-    machine_oom_kills: int = 0
+    machine_oom_kills: int | None = None
     stuck: tuple[int, ...] = ()
     trouble: str = ""
 
@@ -157,7 +157,7 @@ class Child:
             last_lines=tuple(line for line in text.splitlines() if not line.startswith(MARK)),
             left=self._left,
             oom_kills=oom_kills,
-            machine_oom_kills=procfs.machine_oom_kills() - self._oom_kills_before,
+            machine_oom_kills=_grown(self._oom_kills_before, procfs.machine_oom_kills()),
             stuck=stuck,
             trouble=trouble,
         )
@@ -203,6 +203,10 @@ def spawn(
     pipe.start()
     planted.begin(popen.pid)
     return Child(popen, planted, log.path, pipe, environ)
+
+
+def _grown(before: int | None, after: int | None) -> int | None:
+    return None if before is None or after is None else after - before
 
 
 def told(argv: Sequence[str]) -> str:

@@ -127,9 +127,9 @@ def boot() -> str:
     return ""
 
 
-def machine_oom_kills() -> int:
-    """Processes that the kernel has killed for memory since the machine's boot."""
+def machine_oom_kills() -> int | None:
+    """Processes that the kernel has killed for memory since the machine's boot; None where it does not tell."""
     with suppress(OSError, ValueError, IndexError):
         words = (PROC / "vmstat").read_text().split()
         return int(words[words.index("oom_kill") + 1])
-    return 0
+    return None

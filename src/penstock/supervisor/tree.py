@@ -6,7 +6,7 @@ with one, and, as the last resort, who was started with its mark in the environm
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from penstock.supervisor import procfs
 from penstock.supervisor.cgroups import Group
@@ -23,11 +23,19 @@ class Tree:
         mark: what its processes have in their environment; no other's.
         group: its control group; None to follow its processes.
         known: processes that are known to be of it.
+        everyone: all processes, as they were a moment ago.
     """
 
-    def __init__(self, mark: str, group: Group | None = None, known: Iterable[Identity] = ()) -> None:
+    def __init__(
+        self,
+        mark: str,
+        group: Group | None = None,
+        known: Iterable[Identity] = (),
+        everyone: Callable[[], Mapping[int, Seen]] = procfs.everyone,
+    ) -> None:
         self.mark = mark
         self.group = group
+        self._everyone = everyone
         self.known: set[Identity] = set(known)
 
     @property
@@ -53,7 +61,7 @@ class Tree:
         """Those that live now; all new ones are remembered.
 
         Args:
-            thorough: reads everybody's environment too, where no group holds the tree.
+            thorough: looks at everybody now, and at their environments too, where no group holds the tree.
         """
         members = self._grouped() if self.group is not None else self._followed(thorough)
         if len(self.known) > KNOWN_MAX:
@@ -74,7 +82,7 @@ class Tree:
         return [found for pid in self.group.pids() if (found := procfs.seen(pid))]
 
     def _followed(self, thorough: bool) -> list[Seen]:
-        everyone = procfs.everyone()
+        everyone = procfs.everyone() if thorough else self._everyone()
         members = {
             one.pid: everyone[one.pid]
             for one in self.known

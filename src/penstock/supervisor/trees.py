@@ -25,11 +25,13 @@ from penstock.supervisor.procfs import Identity
 from penstock.supervisor.tree import Tree
 
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+EVERYONE_FOR_S = 1.0
 GONE_WITHIN_S = 30.0  # a killed process ends when it leaves the kernel, which a GPU's driver can delay
 GONE_LOOK_EVERY_S = 0.01
 GONE_LOOK_EVERY_S_MAX = 0.2
 LEFT_KINDLY_S = 2.0  # what lost its supervisor was asked to end by the kernel, then
 CLEANUP_WITHIN_S = 30.0
+_NOTHING_THERE = "no such container"  # docker's and podman's words
 NAME_MAX = 100  # of a part, in the name of its control group
 
 
@@ -60,16 +62,21 @@ class Trees:
     Args:
         folder: of the records; None keeps none.
         cgroups: where groups can be made.
+
+    Attributes:
+        direct: processes that this one has started and not collected yet.
     """
 
     def __init__(self, folder: Path | None = None, cgroups: Cgroups | None = None) -> None:
         self._folder = folder
         self._cgroups = cgroups or Cgroups()
         self._adopts = False
-        self._own: set[int] = set()
+        self.direct: set[int] = set()
         self._planted: dict[str, PlantedTree] = {}
         self._dead: set[Identity] = set()
         self._boot = procfs.boot()
+        self._seen: Mapping[int, procfs.Seen] = {}
+        self._seen_s = -EVERYONE_FOR_S
 
     @classmethod
     def here(cls, folder: Path) -> Trees:
@@ -82,7 +89,9 @@ class Trees:
         """A tree for the next start of `part`, on record."""
         mark = secrets.token_hex(8)
         group = self._cgroups.make(f"{file_name(part)[:NAME_MAX]}-{mark}")
-        self._planted[part] = planted = PlantedTree(self, Tree(mark, group), part, model, cleanup)
+        self._planted[part] = planted = PlantedTree(
+            self, Tree(mark, group, everyone=self._everyone), part, model, cleanup
+        )
         self.keep(planted)
         return planted
 
@@ -114,10 +123,6 @@ class Trees:
         if self._folder is not None:
             self._path(part).unlink(missing_ok=True)
 
-    def own(self, pid: int, *, is_there: bool) -> None:
-        """`pid` was started by this process, or has been collected by who started it."""
-        (self._own.add if is_there else self._own.discard)(pid)
-
     def collect(self) -> None:
         """Takes the dead that were adopted out of the table of processes.
 
@@ -127,7 +132,7 @@ class Trees:
             return
         dead = set()
         for pid in procfs.own_children():
-            one = procfs.seen(pid) if pid not in self._own else None
+            one = procfs.seen(pid) if pid not in self.direct else None
             if one is not None and not one.lives:
                 if one.identity in self._dead:
                     with suppress(OSError):
@@ -148,6 +153,13 @@ class Trees:
                 self.forget(record.part)
                 parts.append(record.part)
         return tuple(parts)
+
+    def _everyone(self) -> Mapping[int, procfs.Seen]:
+        """All processes, looked at once for all trees: where there are thousands that takes a while."""
+        now_s = time.monotonic()
+        if now_s - self._seen_s >= EVERYONE_FOR_S:
+            self._seen, self._seen_s = procfs.everyone(), now_s
+        return self._seen
 
     def _records(self) -> list[TreeRecord]:
         found = []
@@ -173,7 +185,7 @@ class PlantedTree:
 
     def begin(self, pid: int) -> None:
         """Its first process runs."""
-        self._trees.own(pid, is_there=True)
+        self._trees.direct.add(pid)
         self.tree.begin(pid)
         self._trees.keep(self)
 
@@ -188,7 +200,7 @@ class PlantedTree:
 
     def collected(self, pid: int) -> None:
         """Its first process was waited for."""
-        self._trees.own(pid, is_there=False)
+        self._trees.direct.discard(pid)
 
     async def gone(self, within_s: float = GONE_WITHIN_S) -> tuple[int, ...]:
         """Kills what lives until nothing does; the ids of those that the kernel does not let go in time."""
@@ -216,15 +228,15 @@ def clean_up(argv: tuple[str, ...], environ: Mapping[str, str]) -> str:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"{argv[0]} could not clean up: {error}"
-    if done.returncode:
-        words = done.stderr.decode(errors="replace").strip().splitlines()
-        return f"{argv[0]} could not clean up: {words[-1] if words else f'exit code {done.returncode}'}"
-    return ""
+    words = done.stderr.decode(errors="replace").strip() or f"exit code {done.returncode}"
+    if done.returncode == 0 or _NOTHING_THERE in words.lower():
+        return ""
+    return f"{argv[0]} could not clean up: {words.splitlines()[-1]}"
 
 
 def _end(record: TreeRecord, say: Callable[[str], None], environ: Mapping[str, str]) -> None:
     group = Group(Path(record.group[0]), *map(Path, record.group[1:2])) if record.group else None
-    if group is not None and not group.path.is_dir():
+    if group is not None and not (group.path.is_dir() and group.path.name.endswith(record.mark)):
         group = None
     tree = Tree(record.mark, group, (Identity(pid, started) for pid, started in record.known))
     left = tree.look(thorough=True)

@@ -23,6 +23,7 @@ from penstock.telemetry.nvml import load
 MIB = 2**20
 SCRIPT_BYTES_MAX = 2**20
 HANG_S_MAX = 60.0
+SLOWDOWN_C = 87
 
 
 class FakeGpu(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -146,9 +147,9 @@ class FakeNvml:
     def _device(self, name: str, handle: Any = 0, *args: Any, **named: Any) -> Any:
         self._alive()
         index, *instance = handle if isinstance(handle, tuple) else (handle,)
-        gpu = self.machine.gpus[index]
-        if gpu.lost:
+        if index >= len(self.machine.gpus) or self.machine.gpus[index].lost:
             raise self.error("NVML_ERROR_GPU_IS_LOST")
+        gpu = self.machine.gpus[index]
         if name in gpu.errors:
             raise self.error(gpu.errors[name])
         if name not in _DEVICE:
@@ -297,7 +298,8 @@ _DEVICE: dict[str, Callable[..., Any]] = {
     "nvmlDeviceGetEnforcedPowerLimit": lambda _, gpu, *__: round(gpu.power_limit_w * 1000),
     "nvmlDeviceGetTotalEnergyConsumption": lambda _, gpu, *__: round(gpu.energy_j * 1000),
     "nvmlDeviceGetTemperature": lambda _, gpu, *__: gpu.temperature_c,
-    "nvmlDeviceGetTemperatureThreshold": lambda *_: 87,
+    "nvmlDeviceGetTemperatureThreshold": lambda *_: SLOWDOWN_C,
+    "nvmlDeviceGetMarginTemperature": lambda _, gpu, *__: SLOWDOWN_C - gpu.temperature_c,
     "nvmlDeviceGetClockInfo": lambda fake, gpu, _, kind: (
         gpu.memory_clock_mhz if kind == fake.NVML_CLOCK_MEM else gpu.sm_clock_mhz
     ),

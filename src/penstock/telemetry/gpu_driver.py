@@ -9,15 +9,17 @@ somebody asks, and NVML need not be closed and opened anew under a thread that u
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Container, Mapping
 from ctypes import addressof
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from threading import Thread
 from typing import Any
 
 from penstock.telemetry import nvml as library
 from penstock.telemetry.gpu_fields import Absences, Values, memory, read
 from penstock.telemetry.gpu_processes import processes
-from penstock.telemetry.nvml import Absence, DriverGoneError, NoGpuError, told
+from penstock.telemetry.nvml import Absence, DriverGoneError, NoGpuError, Reason, told
 from penstock.telemetry.xids import Action, xid
 
 REOPEN_FIRST_S = 1.0
@@ -91,10 +93,13 @@ class Sight:
 
 @dataclass(slots=True)
 class _Gpu:
+    """One GPU; no `handle` where it is lost, and `deaf` says why it tells no events."""
+
     index: int
     handle: Any
     uuid: str
     name: str
+    deaf: Absence | None = Absence.UNSUPPORTED
 
 
 @dataclass(slots=True)
@@ -125,8 +130,8 @@ class Driver:
         self._load = nvml
         self._nvml: Any = None
         self._gpus: list[_Gpu] = []
-        self._known: dict[int, tuple[str, str]] = {}
-        self._seen: dict[str, _Seen] = {}
+        self._known: dict[str, _Gpu] = {}
+        self._seen: defaultdict[str, _Seen] = defaultdict(_Seen)
         self._events: Any = None
         self._trouble: NoGpuError | None = None
         self._wait_s = REOPEN_FIRST_S
@@ -156,34 +161,39 @@ class Driver:
         nvml = self._load()
         library.begin(nvml)
         self._nvml = nvml
-        self._gpus = [self._gpu(nvml, at, handle) for at, handle in enumerate(library.handles(nvml))]
+        self._gpus = self._found(nvml)
         self._events = self._subscribed(nvml)
         self._next_s = self._now_s() + LOST_REOPEN_S
 
+    def _found(self, nvml: Any) -> list[_Gpu]:
+        """The GPUs there are, and those there were: one that has fallen off its bus may not be counted any more."""
+        try:
+            handles = library.handles(nvml)
+        except NoGpuError as error:
+            if error.reason is not Reason.NO_GPU or not self._known:
+                raise
+            handles = []
+        gpus = [self._gpu(nvml, index, handle) for index, handle in enumerate(handles)]
+        self._known |= {gpu.uuid: gpu for gpu in gpus if gpu.uuid}
+        named = {gpu.uuid for gpu in gpus}
+        return [*gpus, *(replace(gpu, handle=None) for uuid, gpu in self._known.items() if uuid not in named)]
+
     def _gpu(self, nvml: Any, index: int, handle: Any) -> _Gpu:
         """A GPU by its name; one that is lost keeps the name that it had."""
-        uuid, name = self._known.get(index, ("", ""))
-        if handle is not None:
-            uuid = library.text(told(nvml, nvml.nvmlDeviceGetUUID, handle)[0] or uuid)
-            name = library.text(told(nvml, nvml.nvmlDeviceGetName, handle)[0] or name)
-            self._known[index] = uuid, name
-        self._seen.setdefault(uuid, _Seen())
-        return _Gpu(index, handle, uuid, name)
+        uuid = told(nvml, nvml.nvmlDeviceGetUUID, handle)[0] if handle is not None else None
+        if uuid is None:
+            known = next((gpu for gpu in self._known.values() if gpu.index == index), None)
+            return replace(known or _Gpu(index, None, "", ""), handle=handle)
+        name, _ = told(nvml, nvml.nvmlDeviceGetName, handle)
+        return _Gpu(index, handle, library.text(uuid), library.text(name or ""))
 
     def _subscribed(self, nvml: Any) -> Any:
         """A set of events of all GPUs; None where none can be had."""
-        events, absent = told(nvml, nvml.nvmlEventSetCreate)
-        if absent is not None:
-            return None
-        for gpu in self._gpus:
+        events, _ = told(nvml, nvml.nvmlEventSetCreate)
+        for gpu in self._gpus if events is not None else ():
             if gpu.handle is not None:
-                told(
-                    nvml,
-                    nvml.nvmlDeviceRegisterEvents,
-                    gpu.handle,
-                    nvml.nvmlEventTypeXidCriticalError,
-                    events,
-                )
+                register, kind = nvml.nvmlDeviceRegisterEvents, nvml.nvmlEventTypeXidCriticalError
+                _, gpu.deaf = told(nvml, register, gpu.handle, kind, events)
         return events
 
     def _gone(self, error: NoGpuError) -> None:
@@ -222,8 +232,8 @@ class Driver:
         held, why = processes(nvml, gpu.handle)
         if why is not None:
             absent["process_memory_bytes"] = why
-        if self._events is None:
-            absent["xid_errors"] = Absence.UNSUPPORTED
+        if gpu.deaf is not None:
+            absent["xid_errors"] = gpu.deaf
         instances = _instances(nvml, gpu.handle) if values.get("mig_enabled") else ()
         lost = Absence.LOST in absent.values()
         return GpuReading(gpu.index, gpu.uuid, gpu.name, values, absent, held, instances, lost=lost, **about)
@@ -242,6 +252,15 @@ class Driver:
                 seen = self._seen[gpu.uuid]
                 seen.last_xid = int(event.eventData)
                 seen.xids[xid(seen.last_xid).action] += 1
+
+
+def read_within(driver: Driver, within_s: float) -> Sight:
+    """What the GPUs tell now, or that their driver hangs; for who asks once and goes."""
+    found: list[Sight] = []
+    thread = Thread(target=lambda: found.append(driver.read()), daemon=True)  # one that hangs can't be ended
+    thread.start()
+    thread.join(within_s)
+    return found[0] if found else Sight(trouble=library.hangs(within_s))
 
 
 def _is_silent(gpu: GpuReading) -> bool:

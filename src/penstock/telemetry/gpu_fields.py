@@ -110,7 +110,7 @@ def _read_numbered(nvml: Any, handle: Any, values: Values, absent: Absences) -> 
         for part, name in numbered.ids.items():
             answer = by_id.get(ids[name])
             if answer is not None and answer.nvmlReturn == 0:
-                parts[part] = _number(nvml, answer) * numbered.scale
+                parts[part] = _number(answer) * numbered.scale
             elif answer is not None:
                 reasons = [absence(nvml, answer.nvmlReturn)]
         if parts:
@@ -119,16 +119,12 @@ def _read_numbered(nvml: Any, handle: Any, values: Values, absent: Absences) -> 
             absent[numbered.field.name] = reasons[0]
 
 
-def _number(nvml: Any, answer: Any) -> float:
-    member = {
-        nvml.NVML_VALUE_TYPE_DOUBLE: "dVal",
-        nvml.NVML_VALUE_TYPE_UNSIGNED_INT: "uiVal",
-        nvml.NVML_VALUE_TYPE_UNSIGNED_LONG: "ulVal",
-        nvml.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG: "ullVal",
-        nvml.NVML_VALUE_TYPE_SIGNED_LONG_LONG: "sllVal",
-        nvml.NVML_VALUE_TYPE_SIGNED_INT: "siVal",
-    }.get(answer.valueType, "usVal")
-    return float(getattr(answer.value, member))
+def _number(answer: Any) -> float:
+    return float(getattr(answer.value, _MEMBERS[answer.valueType]))
+
+
+_MEMBERS = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
+"""Of NVML's union, in the order of NVML_VALUE_TYPE_*, of which older libraries have fewer."""
 
 
 # -- questions ----------------------------------------------------------------------------------------
@@ -239,32 +235,37 @@ QUESTIONS = (
     Question(
         memory,
         (
-            Field("memory_total_bytes", "Its memory."),
+            Field("memory_total_bytes", "Memory of the GPU."),
             Field("memory_used_bytes", "Memory that programs hold."),
             Field("memory_free_bytes", "Memory that nobody holds."),
             Field("memory_reserved_bytes", "Memory that driver and firmware keep for themselves."),
         ),
     ),
-    Question(_once("nvmlDeviceGetPowerUsage", 1e-3), (Field("power_watts", "What it draws."),)),
+    Question(_once("nvmlDeviceGetPowerUsage", 1e-3), (Field("power_watts", "Power that it draws."),)),
     Question(
-        _once("nvmlDeviceGetEnforcedPowerLimit", 1e-3), (Field("power_limit_watts", "What it may draw."),)
+        _once("nvmlDeviceGetEnforcedPowerLimit", 1e-3),
+        (Field("power_limit_watts", "Power that it may draw."),),
     ),
     Question(
         _once("nvmlDeviceGetTotalEnergyConsumption", 1e-3),
-        (Field("energy_joules", "What it has used since the driver was loaded.", counter=True),),
+        (Field("energy_joules", "Energy that it has used since the driver was loaded.", counter=True),),
     ),
     Question(
         _once("nvmlDeviceGetTemperature", 1.0, "NVML_TEMPERATURE_GPU"),
-        (Field("temperature_celsius", "Of its chip."),),
+        (Field("temperature_celsius", "Temperature of its chip."),),
     ),
     Question(
         _once("nvmlDeviceGetTemperatureThreshold", 1.0, "NVML_TEMPERATURE_THRESHOLD_SLOWDOWN"),
         (Field("temperature_slowdown_celsius", "Temperature of its chip at which it is slowed down."),),
     ),
     Question(
+        _once("nvmlDeviceGetMarginTemperature"),
+        (Field("temperature_margin_celsius", "How much hotter its chip may get before it is slowed down."),),
+    ),
+    Question(
         _clocks,
         (
-            Field("clock_hertz", "Clocks.", label="clock"),
+            Field("clock_hertz", "Its clocks.", label="clock"),
             Field("clock_max_hertz", "The highest that the clocks may be.", label="clock"),
         ),
     ),
@@ -327,7 +328,9 @@ _NVLINK_ERRORS = {
 }
 
 NUMBERED = (
-    Numbered(Field("memory_temperature_celsius", "Of its memory."), {"": "NVML_FI_DEV_MEMORY_TEMP"}),
+    Numbered(
+        Field("memory_temperature_celsius", "Temperature of its memory."), {"": "NVML_FI_DEV_MEMORY_TEMP"}
+    ),
     Numbered(
         Field("throttle_seconds", "Time for which its clocks were held down.", label="reason", counter=True),
         {
@@ -361,7 +364,8 @@ NUMBERED = (
     ),
     Numbered(
         Field(
-            "recovery_action_code", "What the driver asks for: 0 nothing, else NVML_GPU_RECOVERY_ACTION_*."
+            "recovery_action_code",
+            "What the driver asks for: 0 nothing, 1 a reset, 2 or 7 a reboot, 3 to 6 see NVML_GPU_RECOVERY_ACTION.",
         ),
         {"": "NVML_FI_DEV_GET_GPU_RECOVERY_ACTION"},
     ),

@@ -15,6 +15,9 @@ from penstock.wire.exposition import COUNT_MAX, KV_USAGE, RUNNING, WAITING, boun
 # A fleet that makes a million tokens a second passes this in thirty years.
 TOTAL_MAX = 1e15
 
+# llama.cpp had it until the middle of 2025.
+OLD_KV_USAGE = (b"llamacpp:kv_cache_usage_ratio",)
+
 Together = Callable[[Iterable[float]], float]
 
 
@@ -61,8 +64,7 @@ def counter(name: str, *names: bytes | tuple[bytes, ...]) -> Figure:
 ENGINE = (
     level("running", *RUNNING),
     level("waiting", *WAITING),
-    # llama.cpp had the last one until the middle of 2025.
-    level("kv_usage", *KV_USAGE, b"llamacpp:kv_cache_usage_ratio", most=1.0, together=max),
+    level("kv_usage", *KV_USAGE, *OLD_KV_USAGE, most=1.0, together=max),
     counter(
         "preemptions",
         b"vllm:num_preemptions_total",

@@ -52,11 +52,12 @@ class Gpus:
         if sight.trouble is not None:
             raise sight.trouble
         self.names = [gpu.name or "GPU" for gpu in sight.gpus]
+        self._uuids = [gpu.uuid for gpu in sight.gpus]
 
     def read(self) -> list[GpuReading]:
         """All GPUs, now; one that is lost tells nothing."""
-        found = {gpu.index: gpu for gpu in self._driver.read().gpus}
-        return [_reading(found.get(index)) for index in range(len(self.names))]
+        found = {gpu.uuid: gpu for gpu in self._driver.read().gpus}
+        return [_reading(found.get(uuid)) for uuid in self._uuids]
 
     def close(self) -> None:
         """Lets go of the driver."""

@@ -11,10 +11,12 @@ _PERCENT = "{{ $value | humanizePercentage }}"
 ENGINE = (
     Alert(
         "EngineStalled",
-        "llm:requests_running > 0 and llm:engine_steps:rate1m == 0",
+        # what the engine says, and what the gateway concludes by itself
+        "(llm:requests_running > 0 and llm:engine_steps:rate1m == 0)\n"
+        'or max by (model, replica) (penstock_replica_state{state="stalled"}) > 0',
         60,
         PAGE,
-        f"{_REPLICA} has {{{{ $value }}}} requests and makes no step",
+        f"{_REPLICA} has requests and makes no step",
     ),
     Alert(
         "EngineTargetDown",

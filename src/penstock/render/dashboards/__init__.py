@@ -1,0 +1,1 @@
+"""Grafana dashboards: one module for each question that somebody has, as data."""

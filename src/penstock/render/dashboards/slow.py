@@ -1,0 +1,198 @@
+"""Why is it slow? From the client's side inwards: line, prefill, decode, and what was tried again."""
+
+from __future__ import annotations
+
+from penstock.render.dashboards.page import (
+    COUNT,
+    MODEL,
+    PER_SECOND,
+    PERCENT,
+    SECONDS,
+    Page,
+    Panel,
+    Query,
+    Row,
+    quantiles,
+    rate,
+)
+
+
+def _mean(metric: str) -> str:
+    """Mean over requests; means of phases add up, quantiles do not."""
+    grew = f"rate({metric}_%s{{{MODEL}}}[$__rate_interval])"
+    return f"sum({grew % 'sum'}) / sum({grew % 'count'})"
+
+
+PAGE = Page(
+    "penstock-slow",
+    "Penstock: why is it slow?",
+    "From the client inwards: the line, prefill, decode, the network, and what was tried again. Read it from left to right.",
+    (
+        Row(
+            "Where a request's time goes",
+            (
+                Panel(
+                    "Mean phases",
+                    "Means, which add up: the wait in line; the gateway's own work; until the first token without those two "
+                    "(prefill, and the engine's own queue); the rest (decode). The widest band is where to look.",
+                    SECONDS,
+                    (
+                        Query(_mean("penstock_queue_wait_seconds"), "in line"),
+                        Query(_mean("penstock_gateway_overhead_seconds"), "gateway"),
+                        Query(
+                            f"{_mean('penstock_ttft_seconds')} - {_mean('penstock_queue_wait_seconds')} - "
+                            f"{_mean('penstock_gateway_overhead_seconds')}",
+                            "to the first token",
+                        ),
+                        Query(
+                            f"{_mean('penstock_request_duration_seconds')} - {_mean('penstock_ttft_seconds')}",
+                            "decode",
+                        ),
+                    ),
+                    width=16,
+                    stacked=True,
+                ),
+                Panel(
+                    "Engine's phases",
+                    "The same from the engine's side where it tells: queue, prefill, decode. A large gap to the left is the "
+                    "network, or a gateway that is busy.",
+                    SECONDS,
+                    (
+                        Query("llm:queue:mean5m", "{{model}} queue"),
+                        Query("llm:prefill:mean5m", "{{model}} prefill"),
+                        Query("llm:decode:mean5m", "{{model}} decode"),
+                    ),
+                ),
+            ),
+        ),
+        Row(
+            "The line",
+            (
+                Panel(
+                    "Wait in line",
+                    "For a permit. Long while permits are all out: more replicas, or fewer requests. Long while some are "
+                    "free: a limit of the tenant.",
+                    SECONDS,
+                    quantiles("penstock_queue_wait_seconds", "class"),
+                ),
+                Panel(
+                    "Waiting, by class",
+                    "Requests in line. Interactive goes before standard, standard before batch; none starves.",
+                    COUNT,
+                    (
+                        Query(
+                            f"sum by (model, class) (penstock_queue_length{{{MODEL}}})", "{{model}} {{class}}"
+                        ),
+                    ),
+                    stacked=True,
+                ),
+                Panel(
+                    "Permits",
+                    "Requests at engines, and how many there may be. Learned ones fall where an engine queues by itself.",
+                    COUNT,
+                    (
+                        Query(f"sum by (model) (penstock_permits_out{{{MODEL}}})", "{{model}} out"),
+                        Query(f"max by (model) (penstock_permits{{{MODEL}}})", "{{model}} all"),
+                    ),
+                ),
+                Panel(
+                    "Turned away",
+                    "By the line: full, the wait would be too long, no replica.",
+                    PER_SECOND,
+                    (Query(rate("penstock_queue_rejections_total", "reason"), "{{reason}}"),),
+                ),
+                Panel(
+                    "Predicted wait",
+                    "Of a request that comes now. Beyond its deadline it is refused at once.",
+                    SECONDS,
+                    (
+                        Query(
+                            f"max by (model) (penstock_queue_predicted_wait_seconds{{{MODEL}}})", "{{model}}"
+                        ),
+                    ),
+                ),
+                Panel(
+                    "Gateway overhead",
+                    "Arrival to the first attempt without the wait in line. Milliseconds mean that the gateway has no core.",
+                    SECONDS,
+                    quantiles("penstock_gateway_overhead_seconds"),
+                ),
+            ),
+        ),
+        Row(
+            "Streams",
+            (
+                Panel(
+                    "Open streams",
+                    "Answers under way.",
+                    COUNT,
+                    (Query(f"sum by (model) (penstock_streams{{{MODEL}}})", "{{model}}"),),
+                ),
+                Panel(
+                    "Longest silence",
+                    "Of a stream whose client reads. Much more than a token's time: an engine stalls or preempts.",
+                    SECONDS,
+                    (Query(f"max by (model) (penstock_stream_silence_max_seconds{{{MODEL}}})", "{{model}}"),),
+                    limits=(5, 20),
+                ),
+                Panel(
+                    "Event loop's delay",
+                    "The longest of the last minute. Above 50 ms the gateway itself holds tokens up: more workers, or a "
+                    "quieter machine.",
+                    SECONDS,
+                    (Query("max(penstock_event_loop_lag_seconds)", "gateway"),),
+                    limits=(0.05, 0.25),
+                ),
+            ),
+        ),
+        Row(
+            "Tried again",
+            (
+                Panel(
+                    "Retries",
+                    "Attempts that failed before the client saw a byte, and were made again.",
+                    PER_SECOND,
+                    (Query(rate("penstock_retries_total", "model, failure"), "{{model}} {{failure}}"),),
+                ),
+                Panel(
+                    "Continued answers",
+                    "Answers whose replica was lost amid them, and which another went on with.",
+                    PER_SECOND,
+                    (
+                        Query(rate("penstock_continuations_total", "model"), "{{model}} continued"),
+                        Query(rate("penstock_hedges_total", "model"), "{{model}} hedged"),
+                    ),
+                ),
+                Panel(
+                    "Requests at each replica",
+                    "Uneven: routing avoids one, or prefixes and sessions hold traffic together.",
+                    COUNT,
+                    (Query(f"sum by (replica) (penstock_replica_in_flight{{{MODEL}}})", "{{replica}}"),),
+                ),
+            ),
+        ),
+        Row(
+            "The engine's cache",
+            (
+                Panel(
+                    "KV cache used",
+                    "Near 1 an engine preempts: it throws away what it has computed, and computes it again.",
+                    PERCENT,
+                    (Query("llm:kv_usage_ratio", "{{model}} {{instance}}"),),
+                    width=12,
+                    limits=(0.85, 0.95),
+                    most=1.0,
+                ),
+                Panel(
+                    "Prefix cache hits",
+                    "Share of the prompts' tokens that were not computed again. A fall: prompts changed, or routing spreads "
+                    "what belongs together.",
+                    PERCENT,
+                    (Query("llm:prefix_hit:ratio5m", "{{model}} {{instance}}"),),
+                    width=12,
+                    most=1.0,
+                ),
+            ),
+        ),
+    ),
+)

@@ -1,0 +1,112 @@
+"""What a supervisor is asked for: one thing at a time, and no mistake of ours ends an engine."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from penstock.assembly.commands import Commands
+from penstock.core.config import ModelConfig
+from penstock.core.errors import PenstockError
+from penstock.supervisor.control import Ask
+from tests.assembly.stage import Stage, model
+from tests.supervisor.parts import until
+
+RESTART = Ask("restart", "a")
+
+
+def commands(stage: Stage) -> Commands:
+    return Commands(stage.supervisor, stage.rolling, stage.reloading, stage.engines, stage.said)
+
+
+def test_a_restart_says_how_many_in_which_time(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, (model(replicas=2),))
+
+    async def scene() -> None:
+        outcome = await commands(stage).carry_out(RESTART, stage.told)
+        assert outcome.startswith("a: 2 replicas restarted in ")
+
+    stage.run(scene)
+
+    assert stage.told.steps[0] == "a: 2 replicas, one after another"
+    assert "restart of a: a-2: ready" in stage.said.lines
+
+
+def test_without_room_it_is_refused_and_in_place_says_what_that_means(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    stage.engines.room = 0
+
+    async def scene() -> None:
+        asked = commands(stage)
+        with pytest.raises(PenstockError, match="there is no room"):
+            await asked.carry_out(RESTART, stage.told)
+        await asked.carry_out(Ask("restart", "a", in_place=True), stage.told)
+
+    stage.run(scene)
+
+    assert stage.told.steps[0].startswith("a: its only replica is restarted in place: requests get 503")
+    assert stage.events.count("a-0 started") == 2
+
+
+def test_what_somebody_else_runs_is_not_restarted(tmp_path: Path) -> None:
+    elsewhere = ModelConfig(name="a", engine="remote", source="http://127.0.0.1:1")
+    stage = Stage(tmp_path, (elsewhere, model("b")))
+
+    async def scene() -> None:
+        with pytest.raises(PenstockError, match="model 'a' has engine remote, which Penstock does not start"):
+            await commands(stage).carry_out(RESTART, stage.told)
+
+    stage.run(scene)
+
+
+def test_an_unknown_replica_is_answered_with_the_known_ones(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, (model(replicas=2),))
+
+    async def scene() -> None:
+        with pytest.raises(PenstockError, match="there is no replica 'a-9'") as raised:
+            await commands(stage).carry_out(Ask("restart", "a", "a-9"), stage.told)
+        assert raised.value.hint == "its replicas: a-0, a-1"
+
+    stage.run(scene)
+
+
+def test_a_second_command_is_turned_away_and_a_hangup_waits(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    stage.gateway.in_flight["a-0"] = 1
+
+    async def scene() -> None:
+        asked = commands(stage)
+        following = asyncio.create_task(asked.follow_hangups())
+        first = asyncio.create_task(asked.carry_out(RESTART, stage.told))
+        await until(lambda: "a-0: draining, 1 request left" in stage.told.steps)
+
+        asked.hang_up()
+        with pytest.raises(PenstockError, match="restart of a is under way"):
+            await asked.carry_out(Ask("reload"), stage.told)
+        assert stage.gateway.reloads == 0
+
+        stage.gateway.in_flight = {}
+        await first
+        await until(lambda: "reload: nothing has changed" in stage.said.lines)
+        following.cancel()
+
+    stage.run(scene)
+
+    assert "SIGHUP: a reload follows once restart of a is over" in stage.said.lines
+    assert stage.gateway.reloads == 1
+
+
+def test_a_bug_fails_the_command_and_nothing_else(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    stage.engines.check_aside = None  # type: ignore[assignment, method-assign]  # a bug
+
+    async def scene() -> None:
+        with pytest.raises(PenstockError, match="restart of a ended by a bug: TypeError"):
+            await commands(stage).carry_out(RESTART, stage.told)
+        assert stage.names() == ["a-0"]
+
+    stage.run(scene)
+
+    assert "Traceback (most recent call last):" in stage.said.lines

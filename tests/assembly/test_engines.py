@@ -1,0 +1,69 @@
+"""What a process forgets and who it locks out before it starts engines."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from penstock.assembly.engines import Engines
+from penstock.core.config import Config, ModelConfig
+from penstock.core.config_sources import Loaded
+from penstock.core.errors import PenstockError
+from penstock.engines.client import EngineClient
+from penstock.policy.restart import RestartLimits
+from penstock.store.home import Home
+from penstock.store.runtime import Drained, Holder
+from penstock.supervisor.keeper import Keeper
+from penstock.supervisor.room import Machine
+from tests.supervisor.parts import Said
+
+MODEL = ModelConfig(name="m", engine="sim")
+POOR = Machine(lambda: 0, lambda pid: (pid,), lambda _: 1, lambda: (), lambda _: None)
+
+
+@pytest.fixture
+def engines(tmp_path: Path) -> Engines:
+    home = Home(tmp_path)
+    home.prepare()
+    return Engines(Loaded(Config(models=(MODEL,))), home, {}, EngineClient(), Said())
+
+
+class Running(Keeper):
+    """A keeper whose part runs."""
+
+    @property
+    def pid(self) -> int:
+        return 7
+
+
+def test_a_new_replica_is_not_drained_as_one_of_its_name_was(engines: Engines, tmp_path: Path) -> None:
+    drained = Drained(Home(tmp_path).drained)
+    for name in ("m-0", "m-1", "other-0"):
+        drained.set(name, drained=True)
+
+    (keeper,) = engines.keepers(MODEL, [1])
+
+    assert keeper.part.name == "m-1"
+    assert drained() == {"m-0", "other-0"}
+
+
+def test_without_room_the_numbers_are_told_and_what_to_do(engines: Engines, tmp_path: Path) -> None:
+    engines.premises.machine = POOR
+    (keeper,) = engines.keepers(MODEL, [0])
+    running = Running(keeper.part, tmp_path / "log", RestartLimits(), engines.premises.around({}))
+
+    with pytest.raises(PenstockError, match=r"no room for another replica of m .* 0 B are free") as raised:
+        asyncio.run(engines.check_room(MODEL, MODEL, [running]))
+
+    assert raised.value.code == "no_room"
+    assert "--in-place" in raised.value.hint
+    assert "503 with Retry-After" in raised.value.hint
+
+
+def test_a_model_is_run_by_one_process_alone(engines: Engines) -> None:
+    taken = pytest.raises(PenstockError, match="the engine of m is already running here")
+    with engines.locked([MODEL], Holder(os.getpid())), taken, engines.locked([MODEL], Holder(1)):
+        raise AssertionError("both have it")
