@@ -6,7 +6,7 @@ set -eu
 folder=$1
 image=localhost/penstock-systemd
 requirements=$(cd "$(dirname "$0")/.." && pwd)/requirements/runtime.txt
-stamp=$folder/.image-$(cat "$0" "$requirements" | sha256sum | cut -c 1-12)
+stamp=$folder/.image-1-$(sha256sum <"$requirements" | cut -c 1-12)
 [ -e "$stamp" ] && exit 0
 
 fail() {
@@ -48,9 +48,9 @@ shift
 # Limits of its own: a host may not allow those that podman asks for.
 container=$(in_podman run -d --network host --ulimit nofile=4096:4096 --ulimit nproc=4096:4096 "$@" \
     -v "$requirements:/requirements.txt:ro" "$image:bare" sleep infinity)
-trap 'in_podman rm -f "$container" >/dev/null' EXIT
+trap 'in_podman rm -f -t 0 "$container" >/dev/null' EXIT
 in_podman exec -e 'PIP_*' -e SSL_CERT_FILE -e HTTPS_PROXY -e HTTP_PROXY -e NO_PROXY "$container" \
-    sh -c 'python3 -m venv /opt/penstock && /opt/penstock/bin/pip install -q --require-hashes -r /requirements.txt' ||
+    sh -c 'python3 -m venv /opt/penstock && /opt/penstock/bin/pip install -qq --require-hashes -r /requirements.txt' ||
     fail "installing the dependencies failed; the lines above say why" "pip needs a package index"
 in_podman commit -q --change 'CMD ["/sbin/init"]' "$container" "$image:bookworm" >/dev/null
 touch "$stamp"

@@ -11,6 +11,7 @@ from penstock.assembly.commands import Commands
 from penstock.core.config import ModelConfig
 from penstock.core.errors import PenstockError
 from penstock.supervisor.control import Ask
+from penstock.telemetry.notify import Notifier
 from tests.assembly.stage import Stage, model
 from tests.supervisor.parts import until
 
@@ -18,7 +19,7 @@ RESTART = Ask("restart", "a")
 
 
 def commands(stage: Stage) -> Commands:
-    return Commands(stage.supervisor, stage.rolling, stage.reloading, stage.engines, stage.said)
+    return Commands(stage.supervisor, stage.rolling, stage.reloading, stage.engines, stage.said, Notifier())
 
 
 def test_a_restart_says_how_many_in_which_time(tmp_path: Path) -> None:

@@ -160,6 +160,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
             "systemd",
             PATIENCE_S,
         )
+        made.run("mount", "--make-rshared", "/")  # as on a machine: credentials are handed on by mounts
         made.run("sh", "-c", "/opt/penstock/bin/pip install -q --no-deps --no-index /wheels/*.whl")
         made.run(
             "sh", "-c", "useradd --system --home-dir /var/lib/penstock --shell /usr/sbin/nologin penstock"

@@ -32,6 +32,8 @@ pytestmark = [
     pytest.mark.timeout(900),
 ]
 
+# Three engines on two cores: threads that wait for each other at every layer would leave none to one that loads.
+ONE_THREAD = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
 CLIENTS = 8
 TOKENS = 48
 PAUSE_S = 4.0  # two loading engines need the two cores too
@@ -40,7 +42,7 @@ RESTART_S = 450.0
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    env = {VENV_VARIABLE: os.environ[VENV_VARIABLE], "GATEWAY_API_KEYS": KEY, **OFFLINE}
+    env = {VENV_VARIABLE: os.environ[VENV_VARIABLE], "GATEWAY_API_KEYS": KEY, **OFFLINE, **ONE_THREAD}
     with penstock_up(tmp_path_factory.mktemp("vllm"), VLLM, **env) as server:
         wait_until(lambda: ready_replicas(server) == 2, "both replicas to be ready", START_S)
         yield server

@@ -71,6 +71,14 @@ def test_a_gpu_that_is_named_twice_is_shared_by_two() -> None:
         gpus.take("m-2", model)
 
 
+def test_gpus_that_are_shared_by_more_are_dealt_first() -> None:
+    model = vllm(gpus=[0, 1, 2, 2], replicas=2, engine_args=tensor_parallel(2))
+    gpus = Gpus(lambda: FREE, [model])
+
+    assert gpus.take("m-0", model) == (0, 2)
+    assert gpus.take("m-1", model) == (1, 2)
+
+
 def test_what_others_name_is_not_given_by_itself() -> None:
     named, other = vllm("named", gpus=[2]), vllm("other")
     gpus = Gpus(lambda: FREE, [named, other])

@@ -66,7 +66,7 @@ class Invocation:
         credentials = self.environ.get(CREDENTIALS_VARIABLE)
         places = [Path(credentials, CREDENTIAL_NAME)] if credentials else []
         places += [folder / name for name in DOTENV_NAMES]
-        dotenv = next(filter(Path.is_file, places), None)
+        dotenv = next(filter(_is_there, places), None)
         loaded = load_config(
             toml_text=_read(toml) if toml else None,
             toml_name=str(toml or CONFIG_NAME),
@@ -99,6 +99,13 @@ def begin(config: Path | None) -> Invocation:
     """The invocation of this process."""
     notifier = Notifier.taken_from(os.environ, os.getpid())
     return Invocation(config, dict(os.environ), Path.cwd(), notifier)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except PermissionError:
+        return True  # reading it says so
 
 
 def _read(path: Path) -> str:

@@ -74,7 +74,9 @@ class Gpus:
         """The GPUs that one more replica could get, those first that it would; None where nobody has to choose."""
         if model.gpus is not None:
             left = Counter(model.gpus) - Counter(self._of(model.name))
-            return tuple(dict.fromkeys(index for index in model.gpus if left[index]))
+            # In their order; those that most replicas shall share first, or the last would find but one of them.
+            named = dict.fromkeys(index for index in model.gpus if left[index])
+            return tuple(sorted(named, key=lambda index: -left[index]))
         free = self._free() if model.engine in GPU_KINDS else {}
         if not free:
             return None
