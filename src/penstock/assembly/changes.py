@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from penstock.core.config import Config, ModelConfig
 
 # What a running engine was started with: others take its place when one of these has changed.
-_OF_THE_START = ("engine", "source", "engine_args", "api_key", "gpus")
+_OF_THE_START = ("engine", "source", "engine_args", "api_key", "gpus", "venv", "image")
 # What the next start of an engine goes by.
 _OF_THE_NEXT_START = ("start_timeout_s",)
 # What a running gateway was started with.
