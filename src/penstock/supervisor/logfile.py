@@ -21,6 +21,7 @@ LOGS_KEPT = 4  # beside the one that is written
 TIME_EVERY_S = 1.0
 STAMP = struct.Struct("<dQ")
 MARK = "---"
+STARTED = "started pid"
 
 
 class LogFile:
