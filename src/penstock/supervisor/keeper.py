@@ -199,8 +199,6 @@ class Keeper:
                 f"{name} hung before it was ready and was ended: {self._hung}; look at its log, and raise "
                 "models.N.start_timeout if it needs longer"
             )
-        if self._restart_cause:
-            return Explanation(f"{name} is restarted: {self._restart_cause}")
         why = explained(ended, self.part.causes, was_ready=self.became_ready.is_set())
         more = [self._beside] if self._beside and ended.returncode else []
         if ended.stuck:
