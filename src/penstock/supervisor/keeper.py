@@ -146,7 +146,9 @@ class Keeper:
             self.part.started(child.pid)
             watch = asyncio.create_task(self._watch_start(child))
         except OSError as error:  # no room for its registration
-            self._unregistered = f"{name} can't be registered: {error}; nobody would find it, and so it was ended"
+            self._unregistered = (
+                f"{name} can't be registered: {error}; nobody would find it, and so it was ended"
+            )
             child.kill()
         try:
             ended = await child.ended()
