@@ -60,7 +60,7 @@ class Engines:
     def adopt(self, loaded: Loaded) -> None:
         """Starts engines by this configuration from now on."""
         tokens = {name: secret.get_secret_value() for name, secret in loaded.engine_environ.items()}
-        self._around = self.premises.around({**tokens, **self._environ})
+        self._around = self.premises.around({**self._environ, **tokens})  # they are those that it has not
         self._hub_token = token_of(None, (self._environ, tokens))
         self._drain_s = loaded.config.gateway.drain_timeout_s
         self.premises.gpus.name(loaded.config.models)

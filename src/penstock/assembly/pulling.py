@@ -153,7 +153,7 @@ def token_of(file: Path | None, environs: Sequence[Mapping[str, str]]) -> str | 
         PenstockError: the file can't be read, or holds none.
     """
     if file is None:
-        return next((one[TOKEN_VARIABLE] for one in environs if one.get(TOKEN_VARIABLE)), None)
+        return next(filter(None, (one.get(TOKEN_VARIABLE, "").strip() for one in environs)), None)
     try:
         with file.open("rb") as content:
             token = content.read(TOKEN_BYTES_MAX).decode("ascii", "replace").strip()

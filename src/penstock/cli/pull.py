@@ -126,7 +126,7 @@ def hub_for(here: Invocation, token_file: Path | None = None) -> Hub:
     from penstock.engines.hub import Hub
 
     dotenv: dict[str, str] = {}
-    if token_file is None and "HF_TOKEN" not in here.environ:
+    if token_file is None and not here.environ.get("HF_TOKEN", "").strip():
         try:
             loaded = here.load(quiet=True)
         except PenstockError:
