@@ -234,6 +234,7 @@ def test_a_failure_is_a_sentence_a_hint_and_an_exit_code(
         (["models/tiny.gguf"], "that is no name of the Hub"),
         (["--include", "*"], "belong to one MODEL"),
         ([TINY, "--token-file", "none"], "--token-file: none can't be read"),
+        ([TINY, "--to", "~nobody-here/x"], "--to: '~nobody-here/x': there is no such user here"),
     ],
 )
 def test_wrong_usage_is_said_before_anything_is_asked(
