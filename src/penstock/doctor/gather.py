@@ -65,7 +65,8 @@ def _shm_bytes() -> int | None:
 
 
 def _disk(folder: Path) -> Disk:
-    there = next((path for path in (folder, *folder.parents) if path.is_dir()), Path("/"))
+    # Not by `Path.is_dir`, which raises where this user may not look.
+    there = next((path for path in (folder, *folder.parents) if os.path.isdir(path)), Path("/"))  # noqa: PTH112
     found = os.statvfs(there)
     return Disk(
         str(folder),
