@@ -82,12 +82,13 @@ class FakeEngines(Engines):
         self._stage = stage
         self.room = 64
         self.adopted: list[Loaded] = []
+        self.checked: list[Loaded] = []
 
     def adopt(self, loaded: Loaded) -> None:
         self.adopted.append(loaded)
 
-    async def check_aside(self, models: object, only: object) -> None:
-        """Nothing is ever wrong."""
+    async def check_aside(self, loaded: Loaded, only: object) -> None:
+        self.checked.append(loaded)  # nothing is ever wrong
 
     async def check_room(self, before: ModelConfig, after: ModelConfig, keepers: object) -> tuple[int, str]:
         if not self.room:

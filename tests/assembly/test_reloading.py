@@ -32,6 +32,7 @@ def test_a_model_that_starts_otherwise_is_swapped_and_others_are_left_alone(tmp_
     assert stage.gateway.reloads == 1
     assert stage.reloading.models["a"].engine_args == {"seed": 1}
     assert stage.told.steps[:2] == [": model c is new", ": models a: engine_args has changed"]
+    assert stage.engines.checked == [stage.loaded]  # and not the one of before, which may lack a token
 
 
 def test_a_swap_that_fails_puts_back_those_before_it(tmp_path: Path) -> None:

@@ -153,3 +153,21 @@ def test_an_old_python_gets_a_message_and_no_traceback() -> None:
 
     assert result.returncode == 2
     assert result.stderr.startswith("error: Penstock needs Python 3.11 or newer, this is 3.8\nhint: ")
+
+
+@pytest.mark.parametrize("line", [("plan", "a" * 300), ("up", "--model", "a" * 300)], ids=" ".join)
+def test_what_the_disk_refuses_is_a_sentence_and_no_bug(penstock: Command, line: tuple[str, ...]) -> None:
+    result = penstock(*line)
+
+    assert (result.code, result.out) == (1, "")
+    assert result.err == f"error: {'a' * 300}: file name too long\nhint: name another place\n"
+
+
+@pytest.mark.parametrize(
+    "line", [("plan", "~nobody-here/x"), ("up", "--model", "~nobody-here/x")], ids=" ".join
+)
+def test_the_home_of_nobody_is_a_place_that_is_not_there(penstock: Command, line: tuple[str, ...]) -> None:
+    result = penstock(*line)
+
+    assert result.code in (1, 2)
+    assert "~nobody-here/x: there is no such file or folder" in result.err

@@ -179,9 +179,9 @@ def test_a_token_opens_a_gated_model_and_is_seen_nowhere(site: Site) -> None:
     without = site.run("pull", TINY)
     junk = site.run("pull", TINY, "--token-file", "junk")
     by_file = site.run("pull", TINY, "--token-file", "token", "--to", "a")
-    by_variable = site.run("pull", TINY, "--to", "b", HF_TOKEN=TOKEN)
+    by_variable = site.run("pull", TINY, "--to", "b", HF_TOKEN=f"{TOKEN}\n")
     (site.folder / ".env").write_text(f"HF_TOKEN={TOKEN}\n")
-    process = site.start("pull", TINY, "--to", "c")
+    process = site.start("pull", TINY, "--to", "c", HF_TOKEN="")
     command = psutil.Process(process.pid).cmdline()
     process.communicate(timeout=WITHIN_S)
 
@@ -201,6 +201,8 @@ def test_a_token_opens_a_gated_model_and_is_seen_nowhere(site: Site) -> None:
         ([f"{GGUF}:Q2_K"], {}, 3, "it has no quantization Q2_K; there are Q8_0, Q4_K_M", "name one, as"),
         ([TINY, "--include", "*.none"], {}, 3, "leave none of 7 files", "--dry-run lists all"),
         ([TINY], {"HF_TOKEN": "hf_wrong"}, 4, "the Hub does not accept the token", "make a new one"),
+        ([TINY], {"HF_TOKEN": "hf_wr\nong"}, 4, "the token for acme/tiny can't be sent", "set HF_TOKEN"),
+        ([TINY], {"HF_TOKEN": "hf_wröng"}, 4, "the token for acme/tiny can't be sent", "set HF_TOKEN"),
         (
             [TINY],
             {"HF_ENDPOINT": "http://127.0.0.1:9"},
@@ -221,6 +223,7 @@ def test_a_failure_is_a_sentence_a_hint_and_an_exit_code(
     assert said in result.stderr
     assert hint in result.stderr
     assert "Traceback" not in result.stderr
+    assert "hf_" not in result.stderr
     assert result.stdout == ""
 
 
@@ -231,6 +234,7 @@ def test_a_failure_is_a_sentence_a_hint_and_an_exit_code(
         (["models/tiny.gguf"], "that is no name of the Hub"),
         (["--include", "*"], "belong to one MODEL"),
         ([TINY, "--token-file", "none"], "--token-file: none can't be read"),
+        ([TINY, "--to", "~nobody-here/x"], "--to: '~nobody-here/x': there is no such user here"),
     ],
 )
 def test_wrong_usage_is_said_before_anything_is_asked(

@@ -4,7 +4,7 @@ import pytest
 from pydantic import SecretStr
 
 from penstock.core.config import Config
-from penstock.core.config_sources import ConfigError, Loaded, load_config
+from penstock.core.config_sources import ConfigError, Loaded, load_config, settings, variable_of
 from penstock.core.errors import PenstockError
 
 REMOTE = '[[models]]\nname = "m"\nengine = "remote"\nsource = "http://h:1"\n'
@@ -361,6 +361,23 @@ def test_no_mistake_shows_a_secret(toml: str, environ: dict[str, str], dotenv: s
         load(toml, environ, dotenv + " x y" if dotenv else None)
 
     assert "SECRET" not in f"{caught.value!r} {caught.value} {caught.value.__context__!r}"
+
+
+def test_no_mistake_in_any_secret_shows_it() -> None:
+    secrets = [path for path, info in settings() if "SecretStr" in repr(info.annotation)]
+
+    said = "".join(
+        line for path in secrets for line in mistakes(None, {variable_of(path): "SECRET and blanks"})
+    )
+
+    assert len(secrets) >= 8
+    assert "SECRET" not in said
+
+
+def test_headers_are_a_table_in_a_variable_as_well() -> None:
+    loaded = load(None, {"PENSTOCK_TRACES__HEADERS": '{"x-api-key": "k"}'})
+
+    assert loaded.config.traces.headers == {"x-api-key": SecretStr("k")}
 
 
 def test_a_loaded_configuration_shows_no_secret() -> None:

@@ -90,3 +90,9 @@ def test_files_of_writers_that_were_killed_are_found_once_they_are_old(tmp_path:
     assert stale_files(tmp_path, now + STALE_AFTER_S + 10) == tuple(
         str(tmp_path / name) for name in sorted(names[:2])
     )
+
+
+def test_a_folder_that_can_not_be_looked_at_is_a_finding_and_no_end_of_all(tmp_path: Path) -> None:
+    facts = host_facts({"model cache": tmp_path / ("a" * 300)})
+
+    assert facts.disks["model cache"].total_bytes > 0

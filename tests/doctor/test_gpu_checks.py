@@ -42,6 +42,7 @@ def test_a_machine_that_is_well_has_nothing_to_mend() -> None:
         (FakeGpu(ecc_uncorrected=3), "fail", "memory", "3 uncorrected"),
         (FakeGpu(throttle=["HwThermalSlowdown"]), "warn", "clocks", "hw_thermal"),
         (FakeGpu(temperature_c=86), "warn", "heat", "86 C: 1 C below where it slows down"),
+        (FakeGpu(temperature_c=91), "warn", "heat", "91 C: 4 C above where it slows down"),
         (
             FakeGpu(temperature_c=86, errors={"nvmlDeviceGetMarginTemperature": "NVML_ERROR_NOT_SUPPORTED"}),
             *("warn", "heat", "86 C: 1 C below"),

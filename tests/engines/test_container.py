@@ -32,7 +32,8 @@ def runtime(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path.chmod(0o755)
     monkeypatch.setenv("PATH", str(path.parent))
     monkeypatch.setenv("HOME", str(folder))
-    monkeypatch.delenv("HF_HOME", raising=False)
+    for name in ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
     return path
 
 
@@ -112,6 +113,17 @@ def test_the_models_that_are_here_already_are_used(docker: Path, tmp_path: Path)
     mounts = pairs(vllm.launch(model(), placed()).argv, "--mount")
 
     assert mounts[0] == f"type=bind,source={tmp_path}/.cache/huggingface,target=/root/.cache/huggingface"
+
+
+def test_a_cache_of_the_hub_that_lies_elsewhere_is_used(
+    docker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "elsewhere"))
+
+    mounts = pairs(vllm.launch(model(), placed()).argv, "--mount")
+
+    assert f"type=bind,source={tmp_path}/elsewhere,target=/root/.cache/huggingface/hub" in mounts
 
 
 def test_podman_names_gpus_in_its_own_way_and_need_have_no_init(

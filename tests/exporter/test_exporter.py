@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,20 +24,25 @@ from penstock.telemetry.gpu_driver import REOPEN_MAX_S, Driver
 PATIENCE_S = 20.0
 
 
+REMOTE = replace(SPECS["remote"], metrics_path="/own")
+
+
 class Bench:
     """An exporter of fake GPUs, at a time that the test moves on."""
 
     def __init__(self, folder: Path, urls: list[str]) -> None:
         self.now_s = 1000.0
         self.lines: list[str] = []
+        self.details: list[str] = []
         self.nvml = FakeNvml(FakeMachine(gpus=[FakeGpu()]))
         self.client = EngineClient()
 
         def write(event: str, members: Mapping[str, str]) -> None:
             self.lines.append(f"{event} {members['source']} {members.get('reason', '')}".strip())
+            self.details.append(members.get("detail", ""))
 
         targets = [
-            Target(f"m-{at}", "m", SPECS["remote"], Address.parse(url.removeprefix("http://")))
+            Target(f"m-{at}", "m", REMOTE, Address.parse(url.removeprefix("http://")))
             for at, url in enumerate(urls)
         ]
         engines = Engines(lambda: targets, self.client, 1.0)
@@ -148,6 +154,7 @@ def test_an_engine_that_can_not_be_read_is_counted_by_its_reason(tmp_path: Path)
             await b.shows('llm_requests_running{replica="m-1",model="m",engine="remote"} 4')
             await b.shows('penstock_exporter_errors_total{source="engines",reason="timeout"} 0')
             await until(lambda: b'reason="unreachable"} 0' not in b.exporter.page())
+            assert b.details[0].startswith("127.0.0.1:1/own: ")
             return b.lines
 
     assert asyncio.run(work()) == ["not_read replica m-0 unreachable"]

@@ -26,6 +26,10 @@ def test_a_folder_that_is_not_there_yet_has_the_disk_it_will_be_on(tmp_path: Pat
     assert ("cache",) in families["penstock_host_disk_total_bytes"]
 
 
+def test_a_folder_that_can_not_be_looked_at_is_none_and_no_bug(tmp_path: Path) -> None:
+    assert existing(tmp_path / ("a" * 300)) == tmp_path
+
+
 def test_a_kernel_that_tells_nothing_leaves_out_what_it_does_not_tell(tmp_path: Path) -> None:
     families = {family.metric.name for family in host_families({}, proc=tmp_path)}
 

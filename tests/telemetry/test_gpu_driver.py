@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pynvml
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.telemetry.fake_nvml import FakeGpu, FakeMachine, FakeNvml
+from penstock.telemetry.fake_nvml import FakeGpu, FakeMachine, FakeNvml, FakeScriptError
 from penstock.telemetry.gpu_driver import LOST_REOPEN_S, REOPEN_MAX_S, Driver, GpuReading, Sight, read_within
 from penstock.telemetry.gpu_fields import fields
 from penstock.telemetry.nvml import Absence, NoGpuError, Reason
@@ -325,6 +326,30 @@ def test_a_driver_that_hangs_is_given_up_by_who_asks_once() -> None:
 
     assert sight.trouble is not None
     assert sight.trouble.reason is Reason.HANGS
+
+
+def test_a_bug_amid_a_reading_is_no_driver_that_hangs() -> None:
+    def broken() -> None:
+        raise LookupError("a bug")
+
+    with pytest.raises(LookupError, match="a bug"):
+        read_within(Driver(lambda: 0.0, broken), 5.0)
+
+
+@pytest.mark.parametrize(
+    ("script", "name"),
+    [
+        ('{"error": "NVML_ERROR_NOPE"}', "NVML_ERROR_NOPE"),
+        ('{"gpus": [{"throttle": ["Nope"]}]}', "nvmlClocksEventReasonNope"),
+        ('{"gpus": [{"errors": {"nvmlDeviceGetPowerUsage": "NOPE"}}]}', "NOPE"),
+        ('{"gpus": [{"fields": {"NVML_FI_NOPE": 1}}]}', "NVML_FI_NOPE"),
+    ],
+)
+def test_a_name_that_nvml_does_not_have_is_said_of_its_script(tmp_path: Path, script: str, name: str) -> None:
+    (tmp_path / "gpus.json").write_text(script)
+
+    with pytest.raises(FakeScriptError, match=f"NVML has no {name}"):
+        FakeNvml(script=tmp_path / "gpus.json")
 
 
 def test_the_driver_is_let_go() -> None:

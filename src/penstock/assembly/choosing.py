@@ -16,6 +16,7 @@ from penstock.engines.catalog import SPECS
 from penstock.engines.hub import Hub, HubError, HubName, parse_name
 from penstock.engines.hub_cache import cache_folder, snapshot
 from penstock.engines.model_files import DEMO_FOLDER, cached, describe, gguf_files
+from penstock.engines.paths import path_of
 from penstock.engines.remote_model import remote_config, remote_gguf
 from penstock.planner.choice import Chosen, for_gpus, pick
 from penstock.planner.hardware import Gpu
@@ -134,7 +135,7 @@ def _toml(value: object) -> str:
 
 
 def _found(name: str, hub: Hub, environ: Mapping[str, str]) -> _Found:
-    path = Path(name).expanduser()
+    path = path_of(name)
     if path.is_dir():
         return _local(path, name, lambda file: str(path / file))
     if path.is_file():

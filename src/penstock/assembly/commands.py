@@ -123,7 +123,7 @@ class Commands:
         began_s = time.monotonic()
         model = self._model(ask.model)
         old = _named(self._supervisor.keepers(model.name), ask.replica)
-        await self._engines.check_aside(self._reloading.loaded.config.models, lambda one: one is model)
+        await self._engines.check_aside(self._reloading.loaded, lambda one: one is model)
         if ask.in_place:
             if len(self._supervisor.keepers(model.name)) == 1:
                 tell(

@@ -21,6 +21,7 @@ from penstock.engines.catalog import SPECS
 from penstock.engines.hub import parse_name
 from penstock.engines.hub_cache import cache_folder
 from penstock.engines.model_files import cached, describe
+from penstock.engines.paths import path_of
 from penstock.engines.vllm import VENV_VARIABLE
 from penstock.exporter.owners import Owner, by_pid, owner_of
 from penstock.planner.shapes import DamagedError, PlanError
@@ -128,7 +129,7 @@ def _of_hub(facts: ModelFacts, source: str, found: Path | None) -> ModelFacts:
 
 
 def _is_of_hub(source: str) -> bool:
-    return source != DEMO_SOURCE and not Path(source).expanduser().exists() and parse_name(source) is not None
+    return source != DEMO_SOURCE and not path_of(source).exists() and parse_name(source) is not None
 
 
 def _ports(config: Config) -> dict[str, str]:

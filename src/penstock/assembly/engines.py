@@ -59,31 +59,40 @@ class Engines:
 
     def adopt(self, loaded: Loaded) -> None:
         """Starts engines by this configuration from now on."""
-        tokens = {name: secret.get_secret_value() for name, secret in loaded.engine_environ.items()}
-        self._around = self.premises.around({**tokens, **self._environ})
-        self._hub_token = token_of(None, (self._environ, tokens))
+        self._around = self.premises.around(
+            {**self._environ, **_tokens(loaded)}
+        )  # they are those that it has not
+        self._hub_token = self._hub_token_of(loaded)
         self._drain_s = loaded.config.gateway.drain_timeout_s
         self.premises.gpus.name(loaded.config.models)
 
+    def _hub_token_of(self, loaded: Loaded) -> str | None:
+        return token_of(None, (self._environ, _tokens(loaded)))
+
     def check(
-        self, models: Sequence[ModelConfig], only: Callable[[ModelConfig], bool] = lambda _: True
+        self,
+        models: Sequence[ModelConfig],
+        only: Callable[[ModelConfig], bool] = lambda _: True,
+        by: Loaded | None = None,
     ) -> None:
         """Looks for what stands in the way of starting these models, before anything is started.
 
         Args:
             only: which of them are to be started.
+            by: the configuration that they are to be started by; the one in force by default.
 
         Raises:
             PenstockError: what is wrong, a line each.
         """
         for warning in check_models(models, SPECS, only):
             self._say(f"warning: {warning}")
-        check_fit(models, lambda: detect(os.environ), only, Hub(self._hub_token).lacking)
+        token = self._hub_token if by is None else self._hub_token_of(by)
+        check_fit(models, lambda: detect(os.environ), only, Hub(token).lacking)
         self.premises.check_gpus(models)
 
-    async def check_aside(self, models: Sequence[ModelConfig], only: Callable[[ModelConfig], bool]) -> None:
-        """As `check`, while everything goes on."""
-        await asyncio.to_thread(self.check, models, only)
+    async def check_aside(self, loaded: Loaded, only: Callable[[ModelConfig], bool]) -> None:
+        """As `check` of a configuration that is not in force yet, while everything goes on."""
+        await asyncio.to_thread(self.check, loaded.config.models, only, loaded)
 
     async def check_room(
         self, before: ModelConfig, after: ModelConfig, keepers: Sequence[Keeper]
@@ -187,3 +196,8 @@ class Engines:
 def is_started(model: ModelConfig) -> bool:
     """Whether Penstock starts its engine."""
     return SPECS[model.engine].launch is not None
+
+
+def _tokens(loaded: Loaded) -> dict[str, str]:
+    """Variables of `.env` for engines."""
+    return {name: secret.get_secret_value() for name, secret in loaded.engine_environ.items()}

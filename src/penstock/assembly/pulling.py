@@ -13,6 +13,7 @@ from penstock.core.errors import PenstockError
 from penstock.engines.download import Download
 from penstock.engines.hub import Hub, HubError, HubName, Listing, parse_name
 from penstock.engines.hub_cache import cache_folder
+from penstock.engines.paths import path_of
 from penstock.engines.shelf import CacheShelf, FolderShelf, Shelf
 from penstock.planner.repository import Listed, is_safe, parts_of, select
 
@@ -135,14 +136,14 @@ def configured(models: Iterable[ModelConfig]) -> Iterator[Wanted]:
         if model.engine in ("sim", "remote") or not isinstance(source, str) or source == DEMO_SOURCE:
             continue
         name = parse_name(source)
-        if name is None or Path(source).expanduser().exists():
+        if name is None or path_of(source).exists():
             continue
         args = model.engine_args
         cache, revision = args.get("download_dir"), args.get("revision")
         yield Wanted(
             name,
             revision if isinstance(revision, str) else None,
-            cache=Path(cache).expanduser() if isinstance(cache, str) else None,
+            cache=path_of(cache) if isinstance(cache, str) else None,
         )
 
 
@@ -153,7 +154,7 @@ def token_of(file: Path | None, environs: Sequence[Mapping[str, str]]) -> str | 
         PenstockError: the file can't be read, or holds none.
     """
     if file is None:
-        return next((one[TOKEN_VARIABLE] for one in environs if one.get(TOKEN_VARIABLE)), None)
+        return next(filter(None, (one.get(TOKEN_VARIABLE, "").strip() for one in environs)), None)
     try:
         with file.open("rb") as content:
             token = content.read(TOKEN_BYTES_MAX).decode("ascii", "replace").strip()

@@ -78,7 +78,7 @@ class Reloading:
         loaded, before = self._load(), self.loaded
         config = loaded.config
         self._known.update(self.models)
-        await self._engines.check_aside(config.models, self._is_to_start)
+        await self._engines.check_aside(loaded, self._is_to_start)
         swaps = [
             await self._swap(model, in_place, ready_within_s, tell)
             for model in config.models

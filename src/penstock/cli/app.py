@@ -5,6 +5,7 @@ A command's module is imported only when its name is on the command line, or whe
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -27,6 +28,16 @@ COMMANDS = (
 )
 VERSION_OPTION = "--version"
 USAGE_CODES = frozenset({"usage", "invalid_configuration", "models_unusable"})
+# What a disk or its owner refuses is no bug, wherever it comes to light.
+REFUSALS = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+)
 HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 
 
@@ -77,6 +88,11 @@ def run(arguments: Sequence[str]) -> int:
     except PenstockError as error:
         complain(error)
         return EXIT_USAGE if error.code in USAGE_CODES else EXIT_FAILED
+    except OSError as error:
+        if error.errno not in REFUSALS or error.filename is None:
+            raise
+        complain(PenstockError(f"{error.filename}: {str(error.strerror).lower()}", hint="name another place"))
+        return EXIT_FAILED
     except TyperException as error:
         say(f"error: {error.format_message()}")
         context = getattr(error, "ctx", None)

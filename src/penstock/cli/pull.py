@@ -126,7 +126,7 @@ def hub_for(here: Invocation, token_file: Path | None = None) -> Hub:
     from penstock.engines.hub import Hub
 
     dotenv: dict[str, str] = {}
-    if token_file is None and "HF_TOKEN" not in here.environ:
+    if token_file is None and not here.environ.get("HF_TOKEN", "").strip():
         try:
             loaded = here.load(quiet=True)
         except PenstockError:
@@ -204,6 +204,7 @@ def _wanted(
 ) -> Iterable[Wanted]:
     from penstock.assembly.pulling import Wanted, configured
     from penstock.engines.hub import parse_name
+    from penstock.engines.paths import path_of
 
     if model is None:
         if revision or include or exclude or to:
@@ -218,7 +219,10 @@ def _wanted(
             f"{model[:200]}: that is no name of the Hub",
             hint="owner/model, owner/model:Q4_K_M or owner/model/FILE.gguf",
         )
-    return [Wanted(name, revision, include, exclude, to and here.cwd / to.expanduser())]
+    folder = to and path_of(to)
+    if folder and str(folder).startswith("~"):
+        raise UsageError(f"--to: {ascii(str(folder))[:200]}: there is no such user here")
+    return [Wanted(name, revision, include, exclude, folder and here.cwd / folder)]
 
 
 def _list(here: Invocation, wanted: Iterable[Wanted], hub: Hub, *, as_json: bool) -> None:

@@ -19,7 +19,12 @@ from penstock.core.errors import PenstockError
 
 KeyPath = tuple[str | int, ...]
 
-_HIDDEN_KEYS = frozenset({"admin_key", "api_key", "api_keys", "engine_args", "redis"})
+_HIDDEN_KEYS = frozenset(
+    {
+        *("admin_key", "api_key", "api_keys", "engine_args", "headers", "page_webhook", "password", "redis"),
+        *("ticket_webhook", "user"),
+    }
+)
 _SHOWN_CHARS_MAX = 60
 _NAMES_SHOWN_MAX = 12
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")

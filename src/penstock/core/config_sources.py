@@ -213,6 +213,8 @@ def _target_of(name: str) -> tuple[KeyPath, str] | None:
 def _plain_target(path: KeyPath, rest: list[str], is_list: bool) -> tuple[KeyPath, str] | None:
     if path[-1] == "engine_args" and len(rest) <= 1:
         return (*path, *rest), "arg" if rest else "table"
+    if path[-1] == "headers":
+        return None if rest else (path, "table")
     kind = "list" if is_list else "source" if path[-1] == "source" else "text"
     return None if rest else (path, kind)
 

@@ -17,6 +17,7 @@ import psutil
 from penstock.doctor.facts import Disk, HostFacts, Installed, KernelXid, Limit
 from penstock.doctor.setup_checks import ENGINE_PACKAGES
 from penstock.engines.installation import Installation, find
+from penstock.engines.paths import path_of
 
 KMSG_BYTES_MAX = 8 * 2**20
 """Of the kernel's log; its ring is smaller on every distribution."""
@@ -64,7 +65,8 @@ def _shm_bytes() -> int | None:
 
 
 def _disk(folder: Path) -> Disk:
-    there = next((path for path in (folder, *folder.parents) if path.is_dir()), Path("/"))
+    # Not by `Path.is_dir`, which raises where this user may not look.
+    there = next((path for path in (folder, *folder.parents) if os.path.isdir(path)), Path("/"))  # noqa: PTH112
     found = os.statvfs(there)
     return Disk(
         str(folder),
@@ -144,7 +146,7 @@ def installed_engines(environ: Mapping[str, str], venvs: Iterable[str]) -> tuple
         venvs: folders of virtual environments.
     """
     by_command = (find(command, "", environ) for command in ("vllm", "transformers", "sglang"))
-    others = [*(Installation(Path(venv).expanduser()) for venv in venvs if venv), *filter(None, by_command)]
+    others = [*(Installation(path_of(venv)) for venv in venvs if venv), *filter(None, by_command)]
     found: dict[tuple[str, str], Installed] = {}
     for package in ENGINE_PACKAGES.values():
         for each in metadata.distributions(name=package):
@@ -163,8 +165,8 @@ def token_source(environ: Mapping[str, str], from_config: bool) -> str:
             return f"{name} in the environment"
     if from_config:
         return "HF_TOKEN in .env"
-    home = Path(environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
-    path = Path(environ.get("HF_TOKEN_PATH") or home / "token").expanduser()
+    home = path_of(environ.get("HF_HOME") or "~/.cache/huggingface")
+    path = path_of(environ.get("HF_TOKEN_PATH") or home / "token")
     try:
         return str(path) if path.stat().st_size else ""
     except OSError:

@@ -161,7 +161,7 @@ def _heat(gpu: GpuReading) -> Iterator[Finding]:
     if margin is not None and margin < HEADROOM_C:
         yield warn(
             f"{_name(gpu)} heat",
-            f"{now or 0:.0f} C: {margin:.0f} C below where it slows down",
+            f"{now or 0:.0f} C: {abs(margin):.0f} C {'below' if margin > 0 else 'above'} where it slows down",
             "look at fans and airflow, or lower its power limit: sudo nvidia-smi -pl WATTS",
         )
 

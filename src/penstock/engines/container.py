@@ -13,6 +13,7 @@ from pathlib import Path
 
 from penstock.core.config import ModelConfig
 from penstock.engines.causes import Causes
+from penstock.engines.hub_cache import cache_folder
 from penstock.engines.spec import Launch, Placement
 from penstock.engines.weights import local_folder
 
@@ -123,6 +124,9 @@ def _written(model: ModelConfig, environ: Mapping[str, str]) -> dict[str, str]:
         HUGGINGFACE: home if Path(home).is_dir() else "penstock-huggingface",
         ENGINE_CACHE: "penstock-engine-cache",
     }
+    cache = cache_folder(environ).absolute()  # it may lie elsewhere: HF_HUB_CACHE
+    if cache.is_dir() and cache != Path(home).absolute() / "hub":
+        kept[f"{HUGGINGFACE}/hub"] = str(cache)
     folder = model.engine_args.get("download_dir")
     return {**kept, folder: folder} if isinstance(folder, str) and Path(folder).is_dir() else kept
 

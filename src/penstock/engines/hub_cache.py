@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from penstock.engines.paths import path_of
+
 INCOMPLETE = ".incomplete"
 PARTS = ".penstock"
 """The folder, in one that is named for a model, of what is being fetched into it."""
@@ -23,9 +25,9 @@ def cache_folder(environ: Mapping[str, str]) -> Path:
     """The folder; it may not be there yet."""
     named = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE")
     if named:
-        return Path(os.path.expandvars(named)).expanduser()
+        return path_of(os.path.expandvars(named))
     base = environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.path.expandvars(environ.get("HF_HOME") or f"{base}/huggingface")).expanduser() / "hub"
+    return path_of(os.path.expandvars(environ.get("HF_HOME") or f"{base}/huggingface")) / "hub"
 
 
 def repo_folder(cache: Path, repo: str) -> Path:

@@ -10,6 +10,7 @@ from penstock.core.errors import PenstockError
 NOT_FOUND, NO_ACCESS, NO_SPACE = "hub_not_found", "hub_no_access", "hub_no_space"
 
 _TOKEN_HINT = "set HF_TOKEN, or name a file that holds a token with --token-file"  # noqa: S105 - no token
+_UNSENDABLE = "the token for {repo} can't be sent: it holds characters that no token has"
 _NETWORK_HINT = "check the network, HF_ENDPOINT and HF_TOKEN"
 
 _CAUSES = {
@@ -45,6 +46,9 @@ _CAUSES = {
         "it may hold GGUF files only: name one, as {repo}:Q4_K_M or {repo}/FILE.gguf",
     ),
     "HFValidationError": (NOT_FOUND, "{repo} is no name of the Hub", "names are of the form owner/model"),
+    # Of a header, which is the token's: what the library says of these would show it.
+    "LocalProtocolError": (NO_ACCESS, _UNSENDABLE, _TOKEN_HINT),
+    "UnicodeEncodeError": (NO_ACCESS, _UNSENDABLE, _TOKEN_HINT),
 }
 """What each error of the library means, those that are special cases of others first."""
 

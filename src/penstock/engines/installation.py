@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from penstock.engines.paths import path_of
+
 Version = tuple[int, ...]
 
 _NUMBERS = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?")
@@ -66,7 +68,7 @@ def find(command: str, venv: str, environ: Mapping[str, str]) -> Installation | 
         venv: the only folder to look in; empty for the environment of this process, then the PATH of `environ`.
     """
     if venv:
-        found = Installation(Path(venv).expanduser())
+        found = Installation(path_of(venv))
         return found if found.command(command) else None
     own = Installation(Path(sys.prefix))
     if own.command(command):

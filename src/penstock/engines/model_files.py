@@ -17,6 +17,7 @@ from penstock.core.config import DEMO_MODEL, DEMO_SOURCE
 from penstock.core.units import format_size
 from penstock.engines import hub
 from penstock.engines.hub_cache import PARTS, cache_folder, incomplete_bytes, repo_folder, snapshot
+from penstock.engines.paths import path_of
 from penstock.engines.remote_model import remote_gguf
 from penstock.planner.architecture import CONFIG_BYTES_MAX, read_config
 from penstock.planner.gguf import Header, read_header
@@ -73,7 +74,7 @@ def describe(
         PlanError: it is not there, can't be read, or is of a kind that is not known here.
         HubError: it can't be had from the Hub.
     """
-    path = DEMO_FOLDER if name in (DEMO_SOURCE, DEMO_MODEL) else Path(name).expanduser()
+    path = DEMO_FOLDER if name in (DEMO_SOURCE, DEMO_MODEL) else path_of(name)
     if path.is_dir():
         return replace(_folder(path), name=name)
     if path.is_file():

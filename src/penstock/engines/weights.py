@@ -13,6 +13,7 @@ from typing import Any
 from penstock.core.config import DEMO_SOURCE, ModelConfig
 from penstock.engines import hub
 from penstock.engines.model_files import CONFIG_NAME, DEMO_FOLDER, describe
+from penstock.engines.paths import path_of
 from penstock.planner.architecture import CONFIG_BYTES_MAX
 from penstock.planner.shapes import DamagedError, PlanError
 
@@ -23,7 +24,7 @@ USE_LLAMACPP = 'set engine = "llamacpp", or name the safetensors model that it w
 
 def local_folder(model: ModelConfig) -> Path | None:
     """The folder that `source` names; None where it is a name of the Hub."""
-    path = DEMO_FOLDER if model.source == DEMO_SOURCE else Path(str(model.source)).expanduser()
+    path = DEMO_FOLDER if model.source == DEMO_SOURCE else path_of(str(model.source))
     return path.absolute() if path.is_dir() else None
 
 
@@ -57,7 +58,7 @@ def weight_mistakes(model: ModelConfig, engine: str, *, takes_gguf: bool = False
     """
     source = str(model.source)
     folder = local_folder(model)
-    path = Path(source).expanduser()
+    path = path_of(source)
     if folder is not None:
         yield from _folder_mistakes(folder, engine, takes_gguf)
         if "load_format" not in model.engine_args and not any(

@@ -196,7 +196,11 @@ class Exporter:
                 self._notes.well(place)
             else:
                 self._count(engines.SOURCE, page.failure)
-                self._notes.wrong(place, page.failure, f"{page.target.address}/metrics: {page.detail}")
+                self._notes.wrong(
+                    place,
+                    page.failure,
+                    f"{page.target.address}{page.target.spec.metrics_path}: {page.detail}",
+                )
         here = frozenset(f"{prefix}{page.target.replica}" for page in self.pages)
         self._notes.forget(here, prefix)
 

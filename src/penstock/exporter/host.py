@@ -73,8 +73,8 @@ def _as_far_as_it_goes(families: Families, part: Callable[..., None], *args: obj
 
 
 def existing(place: Path) -> Path:
-    """The nearest folder above that is there."""
-    return next((path for path in (place, *place.parents) if path.is_dir()), Path("/"))
+    """The nearest folder above that is there, and may be seen, which `Path.is_dir` would not tell but raise."""
+    return next((path for path in (place, *place.parents) if os.path.isdir(path)), Path("/"))  # noqa: PTH112
 
 
 def _processors(families: Families, proc: Path) -> None:

@@ -16,6 +16,7 @@ from penstock.core.config import ModelConfig
 from penstock.core.errors import PenstockError
 from penstock.engines.hub import HubName, parse_name
 from penstock.engines.model_files import cached, describe
+from penstock.engines.paths import path_of
 from penstock.planner.hardware import Gpu
 from penstock.planner.misfit import misfit, undivided
 from penstock.planner.quantization import METHODS, Method, method, own_method
@@ -76,7 +77,7 @@ def _looked_for(
     model: ModelConfig, lacking: Callable[[HubName, str | None], str], cache: Mapping[str, str]
 ) -> tuple[Path | None, str]:
     """Where its folder is, and what is wrong; neither where it is the engine's to find."""
-    path = Path(str(model.source)).expanduser()
+    path = path_of(str(model.source))
     if path.exists():
         return (path if path.is_dir() else None), ""
     source, args = str(model.source), model.engine_args

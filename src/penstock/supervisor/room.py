@@ -13,6 +13,7 @@ from pathlib import Path
 from penstock.core.config import ModelConfig
 from penstock.core.units import format_size
 from penstock.engines import llamacpp
+from penstock.engines.paths import path_of
 from penstock.planner.plan import UTILIZATION_DEFAULT
 from penstock.supervisor.gpus import span
 from penstock.telemetry.gpu import GpuMemory
@@ -85,9 +86,7 @@ def _more_weights(before: ModelConfig, after: ModelConfig) -> int:
         return 0
     if after.engine == "llamacpp":  # which maps its file: nothing of the old one is counted as its own
         return _weights(llamacpp.model_path(after))
-    return max(
-        0, _weights(Path(str(after.source)).expanduser()) - _weights(Path(str(before.source)).expanduser())
-    )
+    return max(0, _weights(path_of(str(after.source))) - _weights(path_of(str(before.source))))
 
 
 def _weights(path: Path) -> int:

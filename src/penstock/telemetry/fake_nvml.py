@@ -8,7 +8,7 @@ function of it that is not played here is one that these GPUs do not support. Wh
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -188,11 +188,25 @@ def library(script: Path | None) -> Callable[[], Any]:
 def _read(script: Path) -> tuple[int, FakeMachine]:
     try:
         stamp, data = _stamp(script), script.read_bytes()[:SCRIPT_BYTES_MAX]
-        return stamp, msgspec.json.decode(data, type=FakeMachine)
+        machine = msgspec.json.decode(data, type=FakeMachine)
+        if (
+            unknown := next((name for name in _names(machine) if not hasattr(load(), name)), None)
+        ) is not None:
+            raise ValueError(f"NVML has no {unknown}")
+        return stamp, machine
     except (OSError, ValueError) as error:  # msgspec's are ValueErrors
         raise FakeScriptError(
             f"{script}: {error}", hint='write it as {"gpus": [{"temperature_c": 91}]}, and replace it whole'
         ) from None
+
+
+def _names(machine: FakeMachine) -> Iterator[str]:
+    """The names of the real module that are taken on trust."""
+    if machine.error:
+        yield machine.error
+    for gpu in machine.gpus:
+        yield from (*gpu.errors, *gpu.errors.values(), *gpu.fields)
+        yield from (f"nvmlClocksEventReason{reason}" for reason in gpu.throttle)
 
 
 def _stamp(script: Path) -> int:

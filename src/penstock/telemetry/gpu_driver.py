@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Container, Mapping
+from concurrent.futures import Future
 from ctypes import addressof
 from dataclasses import dataclass, field, replace
 from threading import Thread
@@ -256,11 +257,20 @@ class Driver:
 
 def read_within(driver: Driver, within_s: float) -> Sight:
     """What the GPUs tell now, or that their driver hangs; for who asks once and goes."""
-    found: list[Sight] = []
-    thread = Thread(target=lambda: found.append(driver.read()), daemon=True)  # one that hangs can't be ended
+    found: Future[Sight] = Future()
+    thread = Thread(target=_read_into, args=(found, driver), daemon=True)  # one that hangs can't be ended
     thread.start()
-    thread.join(within_s)
-    return found[0] if found else Sight(trouble=library.hangs(within_s))
+    try:
+        return found.result(within_s)
+    except TimeoutError:
+        return Sight(trouble=library.hangs(within_s))
+
+
+def _read_into(found: Future[Sight], driver: Driver) -> None:
+    try:
+        found.set_result(driver.read())
+    except BaseException as error:  # a bug is the asker's to tell, and no driver that hangs
+        found.set_exception(error)
 
 
 def _is_silent(gpu: GpuReading) -> bool:
