@@ -51,7 +51,7 @@ async def deliver(outbox: Callable[[], AbstractContextManager[Outbox | None]], a
         with outbox() as box:
             if box is None:  # it goes again, and is recognised
                 return Delivered(sent_rows)
-            box.sent()
+            box.sent(batch.id)
         sent_rows += len(batch.rows)
 
 
