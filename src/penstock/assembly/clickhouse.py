@@ -147,15 +147,16 @@ async def _deliver(ledger: Path, config: ClickHouseConfig) -> DeliveryReport:
                 yield Outbox(db)
 
     server = ClickHouse(config)
+    sent: list[int] = []
+    problem = None
     try:
-        delivered = await deliver(outbox, server.ask)
-        return DeliveryReport(delivered.sent, delivered.unsent)
+        await deliver(outbox, server.ask, sent.append)
     except PenstockError as error:
-        with outbox() as box:
-            unsent = box.count() if box is not None else 0
-        return DeliveryReport(unsent=unsent, problem=Problem(error.message, error.hint))
+        problem = Problem(error.message, error.hint)
     finally:
         server.close()
+    with outbox() as box:
+        return DeliveryReport(sum(sent), box.count() if box is not None else None, problem)
 
 
 def _words(body: bytes) -> str:
