@@ -55,7 +55,7 @@ TAG = "penstock"
 ANNOTATIONS: tuple[tuple[str, str, str], ...] = (
     ("Alerts that page", "red", 'ALERTS{alertstate="firing", severity="page"}'),
     ("Restarts", "orange", "changes(penstock_part_restarts_total[1m]) > 0"),
-    ("Reloads", "blue", 'changes(penstock_config_reloads_total{result="done"}[1m]) > 0'),
+    ("Reloads", "blue", 'changes(penstock_config_reloads_total{result="applied"}[1m]) > 0'),
 )
 # Written by `penstock bench run --annotate` and by drills.
 MARKS = (("Load tests", "purple", "penstock-loadtest"), ("Drills", "yellow", "penstock-drill"))
