@@ -92,7 +92,7 @@ PAGE = Page(
                     COUNT,
                     (
                         Query(f"sum by (model) (penstock_permits_out{{{MODEL}}})", "{{model}} out"),
-                        Query(f"max by (model) (penstock_permits{{{MODEL}}})", "{{model}} all"),
+                        Query(f"sum by (model) (penstock_permits{{{MODEL}}})", "{{model}} all"),
                     ),
                 ),
                 Panel(
