@@ -156,6 +156,22 @@ def test_a_password_is_in_no_file() -> None:
     assert "$CLICKHOUSE_PASSWORD" in text
 
 
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("http://ch", ("host: ch", "port: 8123", "secure: false")),
+        ("https://ch.example", ("host: ch.example", "port: 8443", "secure: true")),
+        ("https://[::1]:9/", ('host: "::1"', "port: 9", "secure: true")),
+        ("http://[::1]", ('host: "::1"', "port: 8123", "secure: false")),
+    ],
+)
+def test_clickhouse_is_asked_where_its_url_leads(url: str, told: tuple[str, ...]) -> None:
+    made = grafana(Config.model_validate({"clickhouse": {"url": url}}))
+
+    lines = made["provisioning/datasources/penstock.yaml"].replace(" ", "").splitlines()
+    assert {line.replace(" ", "") for line in told} <= set(lines)
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseServer]:
     with clickhouse(tmp_path_factory.mktemp("clickhouse")) as server:

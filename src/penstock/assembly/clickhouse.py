@@ -20,6 +20,7 @@ import msgspec
 
 from penstock.assembly.delivering import Delivery, DeliveryReport
 from penstock.core.config import Address, ClickHouseConfig
+from penstock.core.config_clickhouse import PORTS
 from penstock.core.errors import PenstockError
 from penstock.engines.client import Dialling, EngineClient
 from penstock.store.clickhouse.delivery import deliver
@@ -28,7 +29,6 @@ from penstock.store.ledger_file import LedgerFile
 from penstock.store.ledger_keeper import Problem, serve_parent
 from penstock.store.outbox import Outbox
 
-PORTS = {"http": 8123, "https": 8443}
 ERROR_CHARS_MAX = 300
 LEDGER_WAIT_S = 5.0
 

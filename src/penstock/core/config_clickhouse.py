@@ -8,6 +8,8 @@ from penstock.core.config_limits import Section
 from penstock.core.config_values import DatabaseName, Duration, HttpUrl, Period, Secret
 
 DAY_S = 86_400.0
+# Where a URL without a port leads.
+PORTS = {"http": 8123, "https": 8443}
 
 
 class ClickHouseConfig(Section):
