@@ -170,6 +170,21 @@ def test_every_limit_is_a_boundary_of_its_histogram_for_every_model() -> None:
         assert found["penstock_request_duration_seconds_bucket", labels(model=name, le="7.0")] == 1
 
 
+def test_a_model_that_a_reload_adds_has_the_limits_of_the_others_as_boundaries() -> None:
+    m = metrics(model(e2e={"under": "7s"}))
+    m.follow([model(e2e={"under": "7s"}), model("n", e2e={"under": "7s"})])
+
+    assert page(m)["penstock_request_duration_seconds_bucket", labels(model="n", le="7.0")] == 0
+
+
+def test_a_reload_that_changes_no_limit_keeps_what_was_measured() -> None:
+    m = metrics(model(e2e={"under": "7s"}))
+    m.observe([complete()])
+    m.follow([model(e2e={"under": "7s"}), model("n")])
+
+    assert page(m)["penstock_request_duration_seconds_bucket", labels(model="m", le="7.0")] == 1
+
+
 def test_a_model_that_a_reload_removed_is_forgotten() -> None:
     m = metrics(model("m"), model("n"))
     m.observe([complete(), complete(model="n")])

@@ -66,7 +66,16 @@ class _OfModel:
     """
 
     __slots__ = (
-        *("completion_tokens", "continuations", "cost_usd", "duration", "good", "hedges", "judged"),
+        *(
+            "boundaries",
+            "completion_tokens",
+            "continuations",
+            "cost_usd",
+            "duration",
+            "good",
+            "hedges",
+            "judged",
+        ),
         *("limits_s", "overhead", "prompt_tokens", "queue", "replays", "targets", "tpot", "ttft"),
     )
 
@@ -87,6 +96,7 @@ class _OfModel:
 
     def measure_by(self, boundaries: Boundaries) -> None:
         """Begins the histograms anew, with other boundaries: to Prometheus, as if the gateway were started again."""
+        self.boundaries = boundaries
         self.duration = Times(boundaries.e2e)
         self.ttft = Times(boundaries.ttft)
         self.tpot = Times(boundaries.tpot)
@@ -143,7 +153,6 @@ class RequestCounts:
         self._rejections = Counts(catalog.QUEUE_REJECTIONS)
         self._other = _OfModel()
         self._models: dict[str, _OfModel] = {}
-        self._boundaries = Boundaries()
         self.follow(models)
 
     def follow(self, models: Iterable[ModelConfig]) -> None:
@@ -153,12 +162,9 @@ class RequestCounts:
         self._models = {model.name: self._models.get(model.name) or _OfModel() for model in models}
         for model in models:
             self._models[model.name].hold_to(model)
-        if boundaries != self._boundaries:
-            self._other.measure_by(boundaries)
-        for of_model in self._models.values():
-            if of_model.ttft.bounds != boundaries.ttft or boundaries != self._boundaries:
+        for of_model in (*self._models.values(), self._other):
+            if of_model.boundaries != boundaries:
                 of_model.measure_by(boundaries)
-        self._boundaries = boundaries
 
     def observe(self, record: RequestRecord) -> None:
         """Counts a request."""
