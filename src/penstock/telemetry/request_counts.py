@@ -59,27 +59,14 @@ class Counts:
 
 
 class _OfModel:
-    """What is counted of one model.
-
-    Args:
-        slo: its limits in seconds, and its targets, by objective.
-    """
+    """What is counted of one model."""
 
     __slots__ = (
-        *(
-            "boundaries",
-            "completion_tokens",
-            "continuations",
-            "cost_usd",
-            "duration",
-            "good",
-            "hedges",
-            "judged",
-        ),
+        *("completion_tokens", "continuations", "cost_usd", "duration", "good", "hedges", "judged"),
         *("limits_s", "overhead", "prompt_tokens", "queue", "replays", "targets", "tpot", "ttft"),
     )
 
-    def __init__(self) -> None:
+    def __init__(self, boundaries: Boundaries) -> None:
         self.queue: dict[str, Times] = {}
         self.overhead = Times(OVERHEAD_S)
         self.prompt_tokens = 0
@@ -92,11 +79,10 @@ class _OfModel:
         self.targets: Mapping[str, float] = {}
         self.judged: dict[str, int] = {}
         self.good: dict[str, int] = {}
-        self.measure_by(Boundaries())
+        self.measure_by(boundaries)
 
     def measure_by(self, boundaries: Boundaries) -> None:
         """Begins the histograms anew, with other boundaries: to Prometheus, as if the gateway were started again."""
-        self.boundaries = boundaries
         self.duration = Times(boundaries.e2e)
         self.ttft = Times(boundaries.ttft)
         self.tpot = Times(boundaries.tpot)
@@ -151,7 +137,8 @@ class RequestCounts:
         self._limits_hit = Counts(catalog.LIMITS_HIT)
         self._retries = Counts(catalog.RETRIES)
         self._rejections = Counts(catalog.QUEUE_REJECTIONS)
-        self._other = _OfModel()
+        self._boundaries = Boundaries()
+        self._other = _OfModel(self._boundaries)
         self._models: dict[str, _OfModel] = {}
         self.follow(models)
 
@@ -159,12 +146,14 @@ class RequestCounts:
         """Goes by another configuration: its models, objectives and boundaries. What others were is forgotten."""
         models = tuple(models)
         boundaries = boundaries_of(models)
-        self._models = {model.name: self._models.get(model.name) or _OfModel() for model in models}
+        if boundaries != self._boundaries:
+            self._boundaries = boundaries
+            for of_model in (*self._models.values(), self._other):
+                of_model.measure_by(boundaries)
+        known = self._models
+        self._models = {model.name: known.get(model.name) or _OfModel(boundaries) for model in models}
         for model in models:
             self._models[model.name].hold_to(model)
-        for of_model in (*self._models.values(), self._other):
-            if of_model.boundaries != boundaries:
-                of_model.measure_by(boundaries)
 
     def observe(self, record: RequestRecord) -> None:
         """Counts a request."""
