@@ -13,7 +13,9 @@ PORTS = {"http": 8123, "https": 8443}
 
 
 class ClickHouseConfig(Section):
-    """ClickHouse, to which the usage ledger's rows are sent too; `penstock clickhouse migrate` makes its tables."""
+    """ClickHouse, to which the usage ledger's rows are sent too; `penstock clickhouse migrate` makes its tables,
+    which keep rows for as long as is set then.
+    """
 
     url: HttpUrl | None = Field(
         default=None,
