@@ -209,6 +209,20 @@ def test_rows_that_were_sent_before_a_failure_are_told(home: Path) -> None:
     assert asyncio.run(told()) == [BATCH_ROWS]
 
 
+def test_of_several_workers_one_sends(server: ClickHouseServer, home: Path) -> None:
+    async def both() -> list[DeliveryReport]:
+        ledger = home / "usage.sqlite"
+        return await asyncio.gather(*(deliver_apart(ledger, config(server)) for _ in range(3)))
+
+    write(home / "journal", *(record(f"r{number}") for number in range(3)))
+    ingest(home)
+    reports = asyncio.run(both())
+
+    assert [report.problem for report in reports] == [None] * 3
+    assert sum(report.sent for report in reports) == 3
+    assert counted(server) == (3, 3, 3)
+
+
 def test_a_server_that_is_away_loses_nothing(server: ClickHouseServer, home: Path) -> None:
     write(home / "journal", record("r0"))
     ingest(home)

@@ -150,7 +150,10 @@ async def _deliver(ledger: Path, config: ClickHouseConfig) -> DeliveryReport:
     sent: list[int] = []
     problem = None
     try:
-        await deliver(outbox, server.ask, sent.append)
+        # workers come at the same moment: one of them sends
+        with LedgerFile(ledger.with_name(f"{ledger.name}.delivery"), time.time).alone(0.0) as alone:
+            if alone:
+                await deliver(outbox, server.ask, sent.append)
     except PenstockError as error:
         problem = Problem(error.message, error.hint)
     finally:
