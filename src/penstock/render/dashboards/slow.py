@@ -58,9 +58,9 @@ PAGE = Page(
                     "network, or a gateway that is busy.",
                     SECONDS,
                     (
-                        Query("llm:queue:mean5m", "{{model}} queue"),
-                        Query("llm:prefill:mean5m", "{{model}} prefill"),
-                        Query("llm:decode:mean5m", "{{model}} decode"),
+                        Query(f"llm:queue:mean5m{{{MODEL}}}", "{{replica}} queue"),
+                        Query(f"llm:prefill:mean5m{{{MODEL}}}", "{{replica}} prefill"),
+                        Query(f"llm:decode:mean5m{{{MODEL}}}", "{{replica}} decode"),
                     ),
                 ),
             ),
@@ -92,7 +92,7 @@ PAGE = Page(
                     COUNT,
                     (
                         Query(f"sum by (model) (penstock_permits_out{{{MODEL}}})", "{{model}} out"),
-                        Query(f"max by (model) (penstock_permits{{{MODEL}}})", "{{model}} all"),
+                        Query(f"sum by (model) (penstock_permits{{{MODEL}}})", "{{model}} all"),
                     ),
                 ),
                 Panel(
@@ -178,7 +178,7 @@ PAGE = Page(
                     "KV cache used",
                     "Near 1 an engine preempts: it throws away what it has computed, and computes it again.",
                     PERCENT,
-                    (Query("llm:kv_usage_ratio", "{{model}} {{instance}}"),),
+                    (Query(f"llm:kv_usage_ratio{{{MODEL}}}", "{{replica}}"),),
                     width=12,
                     limits=(0.85, 0.95),
                     most=1.0,
@@ -188,7 +188,7 @@ PAGE = Page(
                     "Share of the prompts' tokens that were not computed again. A fall: prompts changed, or routing spreads "
                     "what belongs together.",
                     PERCENT,
-                    (Query("llm:prefix_hit:ratio5m", "{{model}} {{instance}}"),),
+                    (Query(f"llm:prefix_hit:ratio5m{{{MODEL}}}", "{{replica}}"),),
                     width=12,
                     most=1.0,
                 ),
