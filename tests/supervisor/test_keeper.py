@@ -16,6 +16,7 @@ from penstock.policy.restart import RestartLimits
 from penstock.store.runtime import PartReport, PartReports
 from penstock.supervisor.keeper import Keeper
 from penstock.supervisor.reports import Reports
+from penstock.supervisor.trees import Trees
 from tests.supervisor.parts import (
     DAEMON,
     DONE,
@@ -120,6 +121,24 @@ def test_a_part_that_can_not_be_registered_is_not_left_running(tmp_path: Path) -
     assert "3 starts in a row failed" in given_up
     assert "killed" not in said.text
     assert part.events == ["demo-0 started", "demo-0 ended"] * 3
+
+
+def test_a_part_whose_files_can_not_be_removed_is_started_again_all_the_same(tmp_path: Path) -> None:
+    part, said = ScriptPart("demo-0", tmp_path, FAIL), Said()
+    records = tmp_path / "trees"
+
+    def read_only_disk(event: str) -> None:
+        if event == "demo-0 started":
+            (records / "demo-0.json").unlink(missing_ok=True)
+            (records / "demo-0.json").mkdir(exist_ok=True)
+        else:
+            raise OSError(30, "Read-only file system")
+
+    part.on_event = read_only_disk
+
+    given_up = asyncio.run(_given_up(keeper(part, said, trees=Trees(records))))
+
+    assert "3 starts in a row failed" in given_up
 
 
 def test_a_part_that_does_not_stop_in_its_time_is_killed(tmp_path: Path) -> None:

@@ -159,7 +159,8 @@ class Keeper:
                     await watch
             self._former = child.pids
             self._child = None
-            self.part.ended()
+            with suppress(OSError):  # what stays registered is passed over: its process is gone
+                self.part.ended()
         return ended, self._why(ended)
 
     async def _spawn(self) -> Child | None:

@@ -121,7 +121,10 @@ class Trees:
         """Its tree is gone."""
         self._planted.pop(part, None)
         if self._folder is not None:
-            self._path(part).unlink(missing_ok=True)
+            with suppress(
+                OSError
+            ):  # a broken disk ends no engine; who finds the record finds nothing that lives
+                self._path(part).unlink(missing_ok=True)
 
     def collect(self) -> None:
         """Takes the dead that were adopted out of the table of processes.
