@@ -67,7 +67,7 @@ def filled() -> Metrics:
     by_tenant = {f"tenant-{n}": n for n in range(TENANTS)}
     line = LineSnapshot(10, 1000, dict.fromkeys(CLASSES, 3), by_tenant, 1.5, 64, 64)
     metrics.add(lambda: line_lines({model.name: line for model in models}))
-    metrics.add(lambda: fleet_lines(Fleet(replicas), {}, {}, [model.name for model in models]))
+    metrics.add(lambda: fleet_lines(Fleet(replicas), {}, {}, [model.name for model in models], 0.0))
     return metrics
 
 

@@ -6,7 +6,7 @@ set -eu
 folder=$1
 image=localhost/penstock-systemd
 requirements=$(cd "$(dirname "$0")/.." && pwd)/requirements/runtime.txt
-stamp=$folder/.image-1-$(sha256sum <"$requirements" | cut -c 1-12)
+stamp=$folder/.image-2-$(sha256sum <"$requirements" | cut -c 1-12)
 [ -e "$stamp" ] && exit 0
 
 fail() {
@@ -34,7 +34,7 @@ echo "Making the image $image in $folder; this takes some minutes, once." >&2
 mkdir -p "$folder"
 rm -rf "$folder/rootfs" "$folder"/.image-*
 PATH="$PATH:/usr/sbin:/sbin" debootstrap --variant=minbase \
-    --include=ca-certificates,curl,dbus,procps,python3,python3-venv,systemd,systemd-sysv \
+    --include=ca-certificates,curl,dbus,libgomp1,procps,python3,python3-venv,systemd,systemd-sysv \
     bookworm "$folder/rootfs" "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" >"$folder/debootstrap.log" 2>&1 ||
     fail "debootstrap failed; $folder/debootstrap.log says why" "DEBIAN_MIRROR names another mirror"
 tar -C "$folder/rootfs" -c . | in_podman import - "$image:bare" >/dev/null

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,10 @@ from penstock.assembly.delivering import DeliveryReport, deliver_apart
 from penstock.core.config import ClickHouseConfig
 from penstock.core.errors import PenstockError
 from penstock.core.record import Outcome
+from penstock.store.clickhouse.delivery import BATCH_ROWS
+from penstock.store.clickhouse.delivery import deliver as send_rows
 from penstock.store.ledger import Ledger
+from penstock.store.outbox import Outbox
 from tests.clickhouse import ClickHouseServer, clickhouse
 from tests.e2e.processes import ready_gateway, remote, sim_engine, wait_until
 from tests.store.journals import NOON, begin_line, end_line, put, record, write
@@ -161,6 +166,63 @@ def test_a_row_that_is_taken_back_is_taken_back_there(server: ClickHouseServer, 
     assert server.query("SELECT sum(interrupted) FROM llm_usage_daily") == [["0"]]
 
 
+def test_what_is_taken_back_amid_old_rows_is_taken_back_there(server: ClickHouseServer, home: Path) -> None:
+    put(home / "journal", "1-1-1.jsonl", begin_line("e1"), begin_line("e2"))
+    Ledger(home / "usage.sqlite", home / "journal", lambda: NOON).ingest()
+    ingest(home)  # both were there before anything was to be sent
+    with closing(sqlite3.connect(home / "usage.sqlite", isolation_level=None)) as db:
+        first = Outbox(db).next_batch(1)
+        assert first is not None
+        assert [row["entry_id"] for row in first.rows] == ["e1"]
+    put(home / "journal", "2-2-1.jsonl", end_line("e1", completion_tokens=7))
+    ingest(home)
+    deliver(home, server)
+
+    rows = server.query("SELECT entry_id, outcome FROM llm_requests FINAL ORDER BY entry_id")
+    assert rows == [["e1", "complete"], ["e2", "interrupted"]]
+    assert counted(server) == (2, 2, 2)
+
+
+def test_rows_that_were_sent_before_a_failure_are_told(home: Path) -> None:
+    async def told() -> list[int]:
+        sent: list[int] = []
+        refusals = iter([False, True])
+
+        async def ask(*_: object) -> bytes:
+            if next(refusals):
+                raise PenstockError("no room", code="clickhouse_refuses", hint="")
+            return b""
+
+        @contextmanager
+        def outbox() -> Iterator[Outbox | None]:
+            with closing(sqlite3.connect(home / "usage.sqlite", isolation_level=None)) as db:
+                yield Outbox(db)
+
+        with pytest.raises(PenstockError):
+            await send_rows(outbox, ask, sent.append)
+        return sent
+
+    ingest(home)
+    write(home / "journal", *(record(f"r{number}") for number in range(BATCH_ROWS + 1)))
+    ingest(home)
+
+    assert asyncio.run(told()) == [BATCH_ROWS]
+
+
+def test_of_several_workers_one_sends(server: ClickHouseServer, home: Path) -> None:
+    async def both() -> list[DeliveryReport]:
+        ledger = home / "usage.sqlite"
+        return await asyncio.gather(*(deliver_apart(ledger, config(server)) for _ in range(3)))
+
+    write(home / "journal", *(record(f"r{number}") for number in range(3)))
+    ingest(home)
+    reports = asyncio.run(both())
+
+    assert [report.problem for report in reports] == [None] * 3
+    assert sum(report.sent for report in reports) == 3
+    assert counted(server) == (3, 3, 3)
+
+
 def test_a_server_that_is_away_loses_nothing(server: ClickHouseServer, home: Path) -> None:
     write(home / "journal", record("r0"))
     ingest(home)
@@ -169,6 +231,7 @@ def test_a_server_that_is_away_loses_nothing(server: ClickHouseServer, home: Pat
 
     assert report.problem is not None
     assert "does not answer" in report.problem.message
+    assert (report.sent, report.unsent) == (0, 1)
     deliver(home, server)
     assert counted(server) == (1, 1, 1)
 

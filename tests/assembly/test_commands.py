@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from penstock.assembly.commands import Commands
-from penstock.core.config import ModelConfig
+from penstock.core.config import Config, ModelConfig
+from penstock.core.config_sources import Loaded
 from penstock.core.errors import PenstockError
 from penstock.supervisor.control import Ask
 from penstock.telemetry.notify import Notifier
@@ -111,3 +112,24 @@ def test_a_bug_fails_the_command_and_nothing_else(tmp_path: Path) -> None:
     stage.run(scene)
 
     assert "Traceback (most recent call last):" in stage.said.lines
+
+
+def test_a_reload_that_can_not_take_a_model_away_says_so_and_the_next_one_does(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, (model("a"), model("b")))
+    stage.home.drained.mkdir()  # which is no file to be written
+
+    async def scene() -> None:
+        asked = commands(stage)
+        stage.loaded = Loaded(Config(models=(model("a"),)))
+        with pytest.raises(PenstockError, match=r"drained\.json can't be written") as raised:
+            await asked.carry_out(Ask("reload"), stage.told)
+        assert raised.value.hint == "the new configuration is in force; reload again to finish"
+        assert stage.names() == ["a-0", "b-0"]
+
+        stage.home.drained.rmdir()
+        await asked.carry_out(Ask("reload"), stage.told)
+        assert stage.names() == ["a-0"]
+
+    stage.run(scene)
+
+    assert any(line.startswith("reload not finished: ") for line in stage.said.lines)

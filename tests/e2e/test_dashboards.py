@@ -65,8 +65,9 @@ def prometheus_at(folder: Path, front: Gateway, beside: Server, model: str) -> I
 admin = "127.0.0.1:{front.admin_port}"
 [monitoring]
 prometheus = "127.0.0.1:{port}"
-exporter = "127.0.0.1:{beside.port}"
 scrape_every = "1s"
+[exporter]
+listen = "127.0.0.1:{beside.port}"
 {model}"""
     loaded = load_config(toml_text=toml, toml_name="", environ={}, dotenv_text=None, dotenv_name="")
     for name, text in prometheus(loaded.config).items():

@@ -30,7 +30,7 @@ from tests.e2e.scripted import begin_stream, say, scripted_engine, token
 from tests.e2e.test_streams import chat, open_stream, read_until
 
 KILLS = int(os.environ.get("PENSTOCK_KILLS", "8"))
-WORKER_KILLS = 3  # of one gateway: a worker that falls more than five times in ten minutes is given up
+WORKER_KILLS = 3  # of one gateway: with each the wait for the next start is twice as long
 SEED = int(os.environ.get("PENSTOCK_CHAOS_SEED", "0")) or time.time_ns() % 2**32
 CLIENTS = 24
 TOKENS = 24

@@ -145,7 +145,7 @@ def test_where_nobody_else_is_it_ends_with_an_error_and_later_requests_are_told_
     ):
         with open_stream(front, ask(logprobs=True, **LONG), "lost") as sock:  # which is not continued
             said = read_until(sock, b'"content"')
-            freeze(engine, 6.0)
+            freeze(engine, 12.0)
             said += read_until(sock, b"0\r\n\r\n")
         reply = front.ask("hi", "m", max_tokens=1)
         status = front.penstock("status").stdout

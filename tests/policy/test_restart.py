@@ -116,3 +116,17 @@ def test_chance_only_ever_shortens_a_wait_and_by_no_more_than_the_jitter(
     assert isinstance(longest, Restart)
     assert isinstance(decision, Restart)
     assert longest.wait_s * (1 - LIMITS.jitter) <= decision.wait_s <= longest.wait_s
+
+
+def test_a_child_that_keeps_trying_is_given_up_before_it_was_ready_and_never_after() -> None:
+    limits = RestartLimits(failed_starts_max=1, keeps_trying=True)
+    state, decisions = RestartState(), []
+    for number in range(20):
+        state, decision = after_exit(
+            state, was_ready=number < 3, now_s=30.0 * number, chance=0.0, limits=limits
+        )
+        decisions.append(decision)
+    _, first = after_exit(RestartState(), was_ready=False, now_s=0.0, chance=0.0, limits=limits)
+
+    assert decisions[-1] == Restart(limits.wait_s_max)
+    assert first == GiveUp("it never became ready")

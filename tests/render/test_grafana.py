@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tests.clickhouse import ClickHouseServer, clickhouse
 from tests.render.test_names import OTHERS, OWN, RECORDS, TARGET, selectors, shown
+from tests.render.test_names import PAGES as PAGES_READ
 
 from penstock.core.config import ClickHouseConfig, Config
 from penstock.render.alerts import ALERTS
@@ -57,6 +58,33 @@ def test_every_name_and_label_that_a_panel_asks_for_is_there(where: str, text: s
         assert name in names, where
         matched = {matcher.name for matcher in selector.matchers.matchers}
         assert matched <= names[name] | TARGET, (where, name)
+
+
+LEGENDS = [
+    (query.text, query.legend)
+    for page in PAGES
+    for panel in page.panels
+    for query in panel.queries
+    if "{{" in query.legend
+]
+
+
+@pytest.mark.parametrize(("text", "legend"), LEGENDS, ids=[f"{number}" for number in range(len(LEGENDS))])
+def test_a_series_is_called_by_labels_that_it_has(text: str, legend: str) -> None:
+    for _ in range(3):  # records are made of records
+        for name in sorted(RECORDS, key=len, reverse=True):
+            text = text.replace(name, f"({RECORDS[name].expr})")
+    kept = {label for labels in re.findall(r"by \(([^)]*)\)", text) for label in re.split(r",\s*", labels)}
+
+    assert set(re.findall(r"{{(\w+)}}", legend)) <= kept
+
+
+def test_reloads_are_marked_by_the_result_that_the_gateway_tells() -> None:
+    (expr,) = (expr for name, _, expr in ANNOTATIONS if name == "Reloads")
+    asked = next(selectors(expr))
+
+    page = (PAGES_READ / "gateway.txt").read_text(encoding="utf-8")
+    assert f'{asked.name}{{{asked.matchers.matchers[0].name}="{asked.matchers.matchers[0].value}"}}' in page
 
 
 def test_what_the_gateway_tells_is_on_a_dashboard_or_watched_by_an_alert() -> None:
@@ -126,6 +154,22 @@ def test_a_password_is_in_no_file() -> None:
 
     assert "its-password" not in text
     assert "$CLICKHOUSE_PASSWORD" in text
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("http://ch", ("host: ch", "port: 8123", "secure: false")),
+        ("https://ch.example", ("host: ch.example", "port: 8443", "secure: true")),
+        ("https://[::1]:9/", ('host: "::1"', "port: 9", "secure: true")),
+        ("http://[::1]", ('host: "::1"', "port: 8123", "secure: false")),
+    ],
+)
+def test_clickhouse_is_asked_where_its_url_leads(url: str, told: tuple[str, ...]) -> None:
+    made = grafana(Config.model_validate({"clickhouse": {"url": url}}))
+
+    lines = made["provisioning/datasources/penstock.yaml"].replace(" ", "").splitlines()
+    assert {line.replace(" ", "") for line in told} <= set(lines)
 
 
 @pytest.fixture(scope="module")

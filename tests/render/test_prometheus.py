@@ -100,6 +100,11 @@ def test_links_to_pages_begin_where_the_configuration_says() -> None:
     assert links == {f"https://git/x/{alert.page}" for alert in ALERTS}
 
 
+def test_a_link_that_prometheus_would_take_for_a_template_is_refused() -> None:
+    with pytest.raises(ValueError, match="no braces"):
+        files(monitoring={"runbooks": "https://git/{{x}}/"})
+
+
 def test_the_command_writes_nothing_that_a_tool_refuses(tmp_path: Path) -> None:
     tool = tmp_path / "bin" / "promtool"
     tool.parent.mkdir()

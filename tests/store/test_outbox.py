@@ -29,7 +29,8 @@ def ids(home: Path, rows_max: int = 100) -> list[tuple[str, int]]:
     """Takes the next batch as sent."""
     outbox = box(home)
     batch = outbox.next_batch(rows_max)
-    outbox.sent()
+    if batch is not None:
+        outbox.sent(batch.id)
     return [(row["request_id"], row["sign"]) for row in batch.rows] if batch else []
 
 
@@ -52,14 +53,40 @@ def test_a_batch_that_was_not_sent_comes_again_as_it_was(home: Path) -> None:
     write(home / "journal", record("r1"))
     ledger(home).ingest()
 
+    assert first is not None
     assert box(home).next_batch(10) == first
-    box(home).sent()
+    box(home).sent(first.id)
     second = box(home).next_batch(10)
 
-    assert first is not None
     assert second is not None
     assert first.id != second.id
     assert [row["request_id"] for row in second.rows] == ["r1"]
+
+
+def test_a_batch_that_two_workers_sent_takes_no_other_with_it(home: Path) -> None:
+    write(home / "journal", record("r0"), record("r1"))
+    ledger(home).ingest()
+    one, other = box(home).next_batch(1), box(home).next_batch(1)
+    assert one is not None
+    assert one == other
+    box(home).sent(one.id)
+    second = box(home).next_batch(1)
+    box(home).sent(one.id)  # the other worker comes late
+
+    assert box(home).next_batch(1) == second != one
+
+
+def test_rows_of_the_batch_under_way_wait_too(home: Path) -> None:
+    write(home / "journal", *(record(f"r{number}") for number in range(3)))
+    ledger(home).ingest()
+    batch = box(home).next_batch(2)
+
+    assert batch is not None
+    assert box(home).count() == 3
+
+    box(home).sent(batch.id)
+
+    assert box(home).count() == 1
 
 
 def test_what_was_there_before_may_have_been_sent_and_what_comes_was_not(home: Path) -> None:
@@ -69,10 +96,10 @@ def test_what_was_there_before_may_have_been_sent_and_what_comes_was_not(home: P
     write(home / "journal", record("r1"))
     ledger(home).ingest()
     old = box(home).next_batch(1)
-    box(home).sent()
+    assert old is not None
+    box(home).sent(old.id)
     new = box(home).next_batch(1)
 
-    assert old is not None
     assert new is not None
     assert (old.old, new.old) == (True, False)
 

@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -194,6 +195,18 @@ def test_drained_replicas_are_known_to_everybody_until_they_are_taken_out(tmp_pa
     here.set("a", drained=False)
 
     assert (both, there()) == ({"a", "b"}, {"b"})
+
+
+def test_what_two_drain_at_the_same_time_is_drained(tmp_path: Path) -> None:
+    def drain(first: str) -> None:
+        drained = Drained(tmp_path / "drained.json")
+        for number in range(20):
+            drained.set(f"{first}-{number}", drained=True)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(drain, "ab"))
+
+    assert len(Drained(tmp_path / "drained.json")()) == 40
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"a": 1}', "[1]"])

@@ -136,6 +136,12 @@ def test_an_unknown_cause_is_told_in_its_own_last_words() -> None:
     assert told.sentence == "ended with exit code 2: its last words: bad thing"
 
 
+def test_what_went_wrong_is_told_rather_than_the_hint_below_it() -> None:
+    told = explained(Ended(2, ("error: not TOML (penstock.toml)", "hint: every key is listed")))
+
+    assert told.sentence == "ended with exit code 2: its last words: error: not TOML (penstock.toml)"
+
+
 def test_silence_is_told_as_such() -> None:
     assert explained(Ended(0)).sentence == "ended with exit code 0: without a word"
 

@@ -116,8 +116,9 @@ def test_a_part_that_can_not_be_registered_is_not_left_running(tmp_path: Path) -
 
     given_up = asyncio.run(_given_up(keeper(part, said)))
 
-    assert "demo-0 can't be registered: [Errno 28] No space left on device" in said.text
+    assert "demo-0 can't be registered: [Errno 28] No space left on device" in given_up
     assert "3 starts in a row failed" in given_up
+    assert "killed" not in said.text
     assert part.events == ["demo-0 started", "demo-0 ended"] * 3
 
 

@@ -158,6 +158,17 @@ def test_what_the_process_before_it_wrote_is_no_stage_of_it(tmp_path: Path) -> N
     assert it.look(5.0).startswith("loading; ")
 
 
+def test_what_an_earlier_supervisor_saw_written_is_no_stage_of_a_start(tmp_path: Path) -> None:
+    it = Scene(tmp_path)
+    it.write(f"{VLLM_LOG}--- 2026-11-28T14:31:48Z started pid {os.getpid()}: vllm serve\n")
+    it.kept.pid = os.getpid()
+    it.look()
+
+    assert it.look(5.0).startswith("loading; ")
+    it.write(VLLM_LOG[: VLLM_LOG.index("1.9it/s")])
+    assert it.look().startswith("loading weights, 50 %; ")
+
+
 def test_a_log_that_was_begun_anew_is_read_from_its_beginning(tmp_path: Path) -> None:
     it = Scene(tmp_path)
     it.write(VLLM_LOG * 3)

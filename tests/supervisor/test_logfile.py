@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
 import subprocess
 import sys
@@ -125,6 +126,29 @@ def test_a_log_that_was_removed_is_made_anew(tmp_path: Path) -> None:
     log.append(b"two\n")
 
     assert (tmp_path / "log").read_text() == "two\n"
+
+
+def test_a_log_that_can_not_be_made_anew_writes_into_no_other_file(tmp_path: Path) -> None:
+    clock = Clock()
+    log = LogFile(tmp_path / "logs" / "log", now=clock)
+    shutil.rmtree(tmp_path / "logs")
+    (tmp_path / "logs").touch()
+
+    clock.now_s += 2.0
+    log.append(b"line\n")
+    with (tmp_path / "other").open("wb"):
+        log.append(b"line\n")
+
+    assert (tmp_path / "other").read_bytes() == b""
+
+
+def test_a_log_that_can_not_be_turned_over_goes_on_in_its_file(tmp_path: Path) -> None:
+    (tmp_path / "log.2").mkdir()
+    (tmp_path / "log.1").touch()
+
+    LogFile(tmp_path / "log", bytes_max=10, kept=2).append(b"first\nsecond\nthird\n")
+
+    assert (tmp_path / "log").read_text() == "first\nsecond\nthird\n"
 
 
 def test_on_a_full_disk_lines_are_counted_and_said_once_and_the_log_says_how_many(tmp_path: Path) -> None:

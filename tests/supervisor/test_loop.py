@@ -128,6 +128,15 @@ def test_it_tells_what_it_waits_for_and_that_it_is_about_to_stop(tmp_path: Path)
     assert stage.said.lines[-1] == "stopped"
 
 
+def test_a_terminal_that_is_closed_stops_in_order_what_has_nothing_to_reload(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+
+    code = stage.run(_signal(signal.SIGHUP, signal.SIGHUP))
+
+    assert code == 0
+    assert stage.events[-2:] == ["gateway ended", "a-0 ended"]
+
+
 def test_an_interrupt_when_ready_is_a_clean_stop(tmp_path: Path) -> None:
     assert Stage(tmp_path).run(_signal(signal.SIGINT)) == 0
 

@@ -170,6 +170,18 @@ def test_every_limit_is_a_boundary_of_its_histogram_for_every_model() -> None:
         assert found["penstock_request_duration_seconds_bucket", labels(model=name, le="7.0")] == 1
 
 
+def test_a_model_that_a_reload_added_has_the_boundaries_of_the_others() -> None:
+    limited = model("m", tpot={"under": "44ms"})
+    m = metrics(limited)
+    m.observe([complete()])
+    m.follow([limited, model("n")])
+    m.observe([complete(model="n")])
+
+    found = page(m)
+    assert found["penstock_tpot_seconds_bucket", labels(model="n", le="0.044")] == 0
+    assert found["penstock_tpot_seconds_count", labels(model="m")] == 1  # it has gone on
+
+
 def test_a_model_that_a_reload_removed_is_forgotten() -> None:
     m = metrics(model("m"), model("n"))
     m.observe([complete(), complete(model="n")])
@@ -194,9 +206,9 @@ def test_a_source_that_fails_costs_its_own_part_alone() -> None:
 
 def test_replicas_are_shown_by_state_and_one_by_one_without_their_keys() -> None:
     replica = Replica("a", "m", "sim", Address("h", 1), "sk-secret", state=State.READY)
-    breakers = {"a": Breaker(state=Trust.OPEN)}
+    breakers = {"a": Breaker(state=Trust.OPEN, until_s=20.0)}
 
-    text = "\n".join(fleet_lines(Fleet((replica,)), {"a": 3}, breakers, ["m", "n"])) + "\n"
+    text = "\n".join(fleet_lines(Fleet((replica,)), {"a": 3}, breakers, ["m", "n"], now_s=10.0)) + "\n"
 
     found = samples(text)
     assert found["penstock_replicas", labels(model="m", state="ready")] == 1
@@ -205,6 +217,15 @@ def test_replicas_are_shown_by_state_and_one_by_one_without_their_keys() -> None
     assert found["penstock_replica_in_flight", labels(model="m", replica="a")] == 3
     assert found["penstock_breaker_state", labels(model="m", replica="a", state="open")] == 1
     assert "sk-secret" not in text
+
+
+def test_a_breaker_whose_time_is_over_is_not_shown_as_open_where_nobody_asks() -> None:
+    replica = Replica("a", "m", "sim", Address("h", 1), "", state=State.READY)
+    breakers = {"a": Breaker(state=Trust.OPEN, until_s=20.0)}
+
+    text = "\n".join(fleet_lines(Fleet((replica,)), {}, breakers, ["m"], now_s=20.0)) + "\n"
+
+    assert samples(text)["penstock_breaker_state", labels(model="m", replica="a", state="half_open")] == 1
 
 
 def test_parts_tell_how_often_they_were_started_again() -> None:

@@ -156,7 +156,7 @@ def test_spans_reach_a_collector_by_grpc() -> None:
         assert collector.headers["x-api-key"] == "its-key"
 
 
-def test_a_collector_that_refuses_is_counted_and_told_once() -> None:
+def test_a_collector_that_refuses_is_counted_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
     states: list[bool] = []
     with http_collector() as collector:
         collector.status = 400
@@ -171,6 +171,8 @@ def test_a_collector_that_refuses_is_counted_and_told_once() -> None:
         traces.close()
 
     assert states == [False, True]
+    (line,) = [line for line in caplog.records if line.name.startswith("opentelemetry")]
+    assert "400" in line.getMessage()
 
 
 def test_one_that_is_slow_costs_spans_and_no_memory_and_no_time() -> None:

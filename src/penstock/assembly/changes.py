@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from penstock.core.config import Config, ModelConfig
 
 # What a running engine was started with: others take its place when one of these has changed.
-_OF_THE_START = ("engine", "source", "engine_args", "api_key", "gpus")
+_OF_THE_START = ("engine", "source", "engine_args", "api_key", "gpus", "venv", "image")
 # What the next start of an engine goes by.
 _OF_THE_NEXT_START = ("start_timeout_s",)
 # What a running gateway was started with.
@@ -32,15 +32,22 @@ def changes(before: Config, after: Config) -> Iterator[str]:
     for name in (name for name in new if name in old):
         for key in _differing(old[name], new[name]):
             later = " (for replicas that are started from now on)" if key in _OF_THE_NEXT_START else ""
-            yield f"models {name}: {key} has changed{later}"
+            yield f"models {name}: {_written(old[name], key)} has changed{later}"
     for key in _differing(before.gateway, after.gateway):
         later = " (takes effect when the gateway is started again)" if key in _OF_THE_GATEWAY else ""
-        yield f"gateway: {key} has changed{later}"
+        yield f"gateway: {_written(before.gateway, key)} has changed{later}"
     if before.tenants != after.tenants:
         yield "tenants have changed"
     for section in _OF_THE_START_SECTIONS:
         if getattr(before, section) != getattr(after, section):
             yield f"{section} has changed (takes effect when the gateway is started again)"
+    if before.exporter != after.exporter:
+        yield "exporter has changed (takes effect when Penstock is started again)"
+
+
+def _written(section: object, name: str) -> str:
+    """A key as a configuration file has it."""
+    return type(section).model_fields[name].alias or name  # type: ignore[attr-defined]  # as below
 
 
 def _differing(before: object, after: object) -> list[str]:

@@ -20,6 +20,7 @@ import msgspec
 
 from penstock.assembly.delivering import Delivery, DeliveryReport
 from penstock.core.config import Address, ClickHouseConfig
+from penstock.core.config_clickhouse import PORTS
 from penstock.core.errors import PenstockError
 from penstock.engines.client import Dialling, EngineClient
 from penstock.store.clickhouse.delivery import deliver
@@ -28,7 +29,6 @@ from penstock.store.ledger_file import LedgerFile
 from penstock.store.ledger_keeper import Problem, serve_parent
 from penstock.store.outbox import Outbox
 
-PORTS = {"http": 8123, "https": 8443}
 ERROR_CHARS_MAX = 300
 LEDGER_WAIT_S = 5.0
 
@@ -147,15 +147,19 @@ async def _deliver(ledger: Path, config: ClickHouseConfig) -> DeliveryReport:
                 yield Outbox(db)
 
     server = ClickHouse(config)
+    sent: list[int] = []
+    problem = None
     try:
-        delivered = await deliver(outbox, server.ask)
-        return DeliveryReport(delivered.sent, delivered.unsent)
+        # workers come at the same moment: one of them sends
+        with LedgerFile(ledger.with_name(f"{ledger.name}.delivery"), time.time).alone(0.0) as alone:
+            if alone:
+                await deliver(outbox, server.ask, sent.append)
     except PenstockError as error:
-        with outbox() as box:
-            unsent = box.count() if box is not None else 0
-        return DeliveryReport(unsent=unsent, problem=Problem(error.message, error.hint))
+        problem = Problem(error.message, error.hint)
     finally:
         server.close()
+    with outbox() as box:
+        return DeliveryReport(sum(sent), box.count() if box is not None else None, problem)
 
 
 def _words(body: bytes) -> str:

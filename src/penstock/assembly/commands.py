@@ -88,7 +88,7 @@ class Commands:
             self._say(f"{what}: {about}: {text}" if about else f"{what}: {text}")
             tell(about, text)
 
-        self._under_way = what
+        self._under_way, before = what, self._reloading.loaded
         try:
             with self._supervisor.changing():
                 outcome = await act(ask, tell_all)
@@ -96,8 +96,11 @@ class Commands:
             self._say(f"{what}: withdrawn")
             raise
         except PenstockError as error:
+            hint = "everything is as it was before"
+            if self._reloading.loaded is not before:
+                failed, hint = "not finished", "the new configuration is in force; reload again to finish"
             self._say(f"{what} {failed}: {error.message}")
-            error.hint = error.hint or "everything is as it was before"
+            error.hint = error.hint or hint
             raise
         except Exception as error:  # a bug of ours, for which no engine has to end
             for line in traceback.format_exc().splitlines():

@@ -42,7 +42,8 @@ class Delivering:
             return
         report = await deliver_apart(self._ledger, self._config)
         self.sent_rows += report.sent
-        self.unsent_rows = report.unsent
+        if report.unsent is not None:
+            self.unsent_rows = report.unsent
         if report.problem is None:
             if self.failing:
                 self._log.info("ClickHouse takes rows again")
@@ -63,10 +64,10 @@ class Delivery(msgspec.Struct, frozen=True):
 
 
 class DeliveryReport(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What came of it: rows that were sent, and rows that wait."""
+    """What came of it: rows that were sent, and rows that wait; None where that is not known."""
 
     sent: int = 0
-    unsent: int = 0
+    unsent: int | None = None
     problem: Problem | None = None
 
 

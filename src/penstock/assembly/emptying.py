@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from penstock.assembly.admin import GatewayAdmin
 from penstock.assembly.rolling import IDLE_LOOKS, LOOK_EVERY_S
@@ -39,9 +40,9 @@ class Emptying:
     async def run(self) -> None:
         """Returns when they have no requests, or can't be waited for."""
         self._put_out = frozenset(self._names) - self._drained()  # what its owner has drained stays so
-        for name in self._put_out:
-            self._drained.set(name, drained=True)
         try:
+            for name in self._put_out:
+                self._drained.set(name, drained=True)
             async with asyncio.timeout(self._within_s):
                 await self._until_idle()
         except TimeoutError:
@@ -50,11 +51,14 @@ class Emptying:
             )
         except PenstockError:  # no gateway, and so no requests
             return
+        except OSError as error:
+            self._say(f"stopping while the gateway still gives requests: it can't be told: {error}")
 
     def undo(self) -> None:
         """Once they are gone: their successors get requests again."""
-        for name in self._put_out:
-            self._drained.set(name, drained=False)
+        with suppress(OSError):  # the next start takes them out too
+            for name in self._put_out:
+                self._drained.set(name, drained=False)
 
     async def _until_idle(self) -> None:
         idle = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -51,6 +52,7 @@ def show_fleet(
             replicas.in_flight,
             routing.breakers,
             [model.name for model in settings.models],
+            time.monotonic(),
         )
     )
 

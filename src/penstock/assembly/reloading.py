@@ -61,6 +61,8 @@ class Reloading:
         self._engines = engines
         self._lock = lock
         self._locked = {model.name for model in loaded.config.models}
+        # Those of before among them: a reload that could not take one away leaves that to the next one.
+        self._known: dict[str, ModelConfig] = {}
 
     @property
     def models(self) -> dict[str, ModelConfig]:
@@ -75,6 +77,7 @@ class Reloading:
         """
         loaded, before = self._load(), self.loaded
         config = loaded.config
+        self._known.update(self.models)
         await self._engines.check_aside(loaded, self._is_to_start)
         swaps = [
             await self._swap(model, in_place, ready_within_s, tell)
@@ -103,7 +106,7 @@ class Reloading:
             await self._rolling.whole(self._undo(swaps, tell))
             raise
         self.loaded = loaded
-        await self._take_away(before.config, config, tell)
+        await self._take_away(config, tell)
         return "the new configuration is in force" if told else "nothing has changed"
 
     def _is_to_start(self, model: ModelConfig) -> bool:
@@ -143,10 +146,11 @@ class Reloading:
                 await self._rolling.whole(self._rolling.discard(name, keepers))
             raise
 
-    async def _take_away(self, before: Config, after: Config, tell: Tell) -> None:
+    async def _take_away(self, after: Config, tell: Tell) -> None:
         """Lets the replicas leave that are too many now."""
         wanted = {model.name: model for model in after.models}
-        await asyncio.gather(*(self._leave(model, wanted.get(model.name), tell) for model in before.models))
+        known = self._known.values()
+        await asyncio.gather(*(self._leave(model, wanted.get(model.name), tell) for model in known))
 
     async def _leave(self, before: ModelConfig, after: ModelConfig | None, tell: Tell) -> None:
         keepers, requests_within_s = self._supervisor.keepers(before.name), before.timeouts.total_s

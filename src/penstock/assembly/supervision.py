@@ -34,7 +34,8 @@ from penstock.supervisor.preflight import check_addresses
 from penstock.supervisor.stalled import StalledRestarts
 from penstock.telemetry.notify import Notifier
 
-GATEWAY_LIMITS = RestartLimits(failed_starts_max=1)  # what stops it from starting is no accident
+# What stops it from starting at first is no accident. Later, engines that took an hour to load wait behind it.
+GATEWAY_LIMITS = RestartLimits(failed_starts_max=1, keeps_trying=True)
 FIRST_KEY_NAME = "first"
 
 

@@ -25,7 +25,8 @@ from penstock.supervisor.parts import GatewayPart
 from penstock.supervisor.ports import settled
 from penstock.telemetry.notify import Notifier
 
-LIMITS = RestartLimits(failed_starts_max=1)  # what stops a worker from starting is no accident
+# What stops a worker from starting at first is no accident. Later, its siblings have streams that go on.
+LIMITS = RestartLimits(failed_starts_max=1, keeps_trying=True)
 
 
 def run_workers(

@@ -113,8 +113,9 @@ def _unsent(here: Invocation) -> int:
     from contextlib import suppress
 
     from penstock.store.ledger_file import LedgerFile
+    from penstock.store.outbox import COUNT
 
     found = []
     with suppress(sqlite3.Error):  # nothing has been noted yet
-        found = LedgerFile(here.home.ledger, time.time).rows("SELECT count(*) FROM unsent")
+        found = LedgerFile(here.home.ledger, time.time).rows(COUNT)
     return int(found[0][0]) if found else 0

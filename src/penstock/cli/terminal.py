@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from penstock.core.errors import PenstockError
 
@@ -22,8 +23,9 @@ class UsageError(PenstockError):
 
 
 def say(line: str) -> None:
-    """Prints a line for people."""
-    print(line, file=sys.stderr, flush=True)
+    """Prints a line for people; where nobody can read it any more, nothing ends by that."""
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def out(line: str) -> None:

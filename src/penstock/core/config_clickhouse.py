@@ -8,10 +8,14 @@ from penstock.core.config_limits import Section
 from penstock.core.config_values import DatabaseName, Duration, HttpUrl, Period, Secret
 
 DAY_S = 86_400.0
+# Where a URL without a port leads.
+PORTS = {"http": 8123, "https": 8443}
 
 
 class ClickHouseConfig(Section):
-    """ClickHouse, to which the usage ledger's rows are sent too; `penstock clickhouse migrate` makes its tables."""
+    """ClickHouse, to which the usage ledger's rows are sent too; `penstock clickhouse migrate` makes its tables,
+    which keep rows for as long as is set then.
+    """
 
     url: HttpUrl | None = Field(
         default=None,

@@ -14,11 +14,12 @@ from penstock.core.config_values import Duration, ListenAddress, Secret
 # A rate over a minute needs two samples, also where one scrape fails.
 SCRAPE_EVERY_S_MAX = 20.0
 
-LINK_START = "a URL or a path of up to 512 printable ASCII characters that ends in /"
+# Prometheus takes braces for a template.
+LINK_START = "a URL or a path of up to 512 printable ASCII characters, no braces, that ends in /"
 
 
 def _link_start(text: str) -> str:
-    if not re.fullmatch(r"[!-~]{0,511}/", text):
+    if not re.fullmatch(r"[!-z|~]{0,511}/", text):
         raise ValueError(f"expected {LINK_START}")
     return text
 

@@ -8,6 +8,7 @@ sooner when nothing listens any more. Whether one that has requests makes progre
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 
@@ -128,6 +129,8 @@ class Replicas:
             successor = known.get(replica.name)
             if successor is None or successor.address != replica.address:
                 self._drop(replica)
+            elif successor.api_key != replica.api_key:
+                self.fleet = self.fleet.with_replica(dataclasses.replace(replica, api_key=successor.api_key))
         for replica in known.values():
             if self.fleet.get(replica.name) is None:
                 self._add(replica)
@@ -145,7 +148,7 @@ class Replicas:
         self.fleet = self.fleet.with_replica(replica)
         self.see(replica.name, Event.REGISTERED, "not asked yet", f"shall be at {replica.address}")
         self._hurry[replica.name] = asyncio.Event()
-        self._watches[replica.name] = asyncio.create_task(self._watch(replica))
+        self._watches[replica.name] = asyncio.create_task(self._watch(replica.name))
 
     def _drop(self, replica: Replica) -> None:
         self.see(replica.name, Event.GONE, "no longer registered")
@@ -156,15 +159,15 @@ class Replicas:
         self.traffic.forget(replica.name)
         self._client.forget(replica.address)
 
-    async def _watch(self, replica: Replica) -> None:
+    async def _watch(self, name: str) -> None:
         pause_s = 0.0
-        while True:
+        while (replica := self.fleet.get(name)) is not None:
             try:
                 pause_s = await self._look(replica)
             except Exception as error:
-                self._on_bug(replica.name, error)
+                self._on_bug(name, error)
                 pause_s = ASK_READY_EVERY_S
-            await self._pause(replica.name, pause_s)
+            await self._pause(name, pause_s)
 
     async def _look(self, replica: Replica) -> float:
         """Asks the replica how it is; returns in how many seconds to ask again."""

@@ -2,7 +2,7 @@
 
 Two limits of different kinds: a child that has been ready may fall a number of times in a window, with
 growing waits; one that never was ready is given up after a few tries, because trying again would not change
-its cause.
+its cause. A child that much depends on may be kept trying once it has been ready.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ class RestartLimits:
         window_s: how long a restart is remembered.
         failed_starts_max: tries in a row that ended before the child was ready.
         port_tries_max: starts in a row that lost their port to another process and count as nothing.
+        keeps_trying: whether a child that has been ready once is never given up: what stands in its way now may
+            be mended while everything behind it waits.
     """
 
     first_wait_s: float = 0.25
@@ -32,6 +34,7 @@ class RestartLimits:
     window_s: float = 600.0
     failed_starts_max: int = 3
     port_tries_max: int = 5
+    keeps_trying: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +43,13 @@ class RestartState:
 
     Args:
         port_tries: starts in a row that lost their port.
+        has_been_ready: whether it ever was.
     """
 
     restarts_s: tuple[float, ...] = ()
     failed_starts: int = 0
     port_tries: int = 0
+    has_been_ready: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +87,23 @@ def after_exit(
         return replace(state, port_tries=state.port_tries + 1), Restart(0.0)
     recent = tuple(at_s for at_s in state.restarts_s if now_s - at_s < limits.window_s)
     after = (
-        RestartState(recent) if was_ready else RestartState(recent, state.failed_starts + 1, state.port_tries)
+        RestartState(recent, has_been_ready=True)
+        if was_ready
+        else replace(state, restarts_s=recent, failed_starts=state.failed_starts + 1)
     )
-    if after.failed_starts >= limits.failed_starts_max:
-        few = after.failed_starts == 1
-        return after, GiveUp(
-            "it never became ready" if few else f"{after.failed_starts} starts in a row failed"
-        )
-    if len(recent) >= limits.restarts_max:
-        return after, GiveUp(f"it was restarted {len(recent)} times in {limits.window_s / 60:.0f} minutes")
+    reason = "" if limits.keeps_trying and after.has_been_ready else _given_up(after, limits)
+    if reason:
+        return after, GiveUp(reason)
     wait_s = min(limits.first_wait_s * 2 ** len(recent), limits.wait_s_max)
     wait_s *= 1 - limits.jitter * chance
     return replace(after, restarts_s=(*recent, now_s)), Restart(wait_s)
+
+
+def _given_up(state: RestartState, limits: RestartLimits) -> str:
+    """Why it is not started again; empty where it is."""
+    if state.failed_starts >= limits.failed_starts_max:
+        few = state.failed_starts == 1
+        return "it never became ready" if few else f"{state.failed_starts} starts in a row failed"
+    if len(state.restarts_s) >= limits.restarts_max:
+        return f"it was restarted {len(state.restarts_s)} times in {limits.window_s / 60:.0f} minutes"
+    return ""

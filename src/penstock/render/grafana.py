@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from grafana_foundation_sdk.builders import (
     bargauge,
@@ -36,6 +37,7 @@ from grafana_foundation_sdk.models.dashboard import (
 )
 
 from penstock.core.config import Config
+from penstock.core.config_clickhouse import PORTS as CLICKHOUSE_PORTS
 from penstock.render.dashboards.all import PAGES
 from penstock.render.dashboards.page import Page, Panel, Query
 from penstock.render.yaml_text import yaml_text
@@ -55,7 +57,7 @@ TAG = "penstock"
 ANNOTATIONS: tuple[tuple[str, str, str], ...] = (
     ("Alerts that page", "red", 'ALERTS{alertstate="firing", severity="page"}'),
     ("Restarts", "orange", "changes(penstock_part_restarts_total[1m]) > 0"),
-    ("Reloads", "blue", 'changes(penstock_config_reloads_total{result="done"}[1m]) > 0'),
+    ("Reloads", "blue", 'changes(penstock_config_reloads_total{result="applied"}[1m]) > 0'),
 )
 # Written by `penstock bench run --annotate` and by drills.
 MARKS = (("Load tests", "purple", "penstock-loadtest"), ("Drills", "yellow", "penstock-drill"))
@@ -271,17 +273,17 @@ def _datasources(config: Config) -> dict[str, Any]:
         }
     ]
     if config.clickhouse.url is not None:
-        host, _, port = config.clickhouse.url.partition("://")[2].rpartition(":")
+        url = urlsplit(config.clickhouse.url)
         found.append(
             {
                 "name": "Penstock accounts",
                 "type": CLICKHOUSE.type_val,
                 "uid": CLICKHOUSE.uid,
                 "jsonData": {
-                    "host": host or port,
-                    "port": int(port) if host else 8123,
+                    "host": url.hostname,
+                    "port": url.port or CLICKHOUSE_PORTS[url.scheme],
                     "protocol": "http",
-                    "secure": config.clickhouse.url.startswith("https"),
+                    "secure": url.scheme == "https",
                     "defaultDatabase": config.clickhouse.database,
                     "username": "$CLICKHOUSE_USER",
                 },

@@ -51,6 +51,10 @@ END"""  # noqa: S608 - names of ours
 _NEXT = f"""SELECT u.number, u.taken_back, {", ".join(f"r.{name}" for name in COLUMNS)}
     FROM unsent u LEFT JOIN requests r ON r.entry_id = u.entry_id ORDER BY u.number LIMIT ?"""  # noqa: S608 - names of ours
 
+COUNT = """SELECT (SELECT count(*) FROM unsent)
+    + coalesce((SELECT json_array_length(CAST(body AS TEXT), '$.rows') FROM outbox), 0)"""
+"""The query for how many rows wait."""
+
 
 class Batch(msgspec.Struct, frozen=True):
     """Rows that are sent together.
@@ -97,10 +101,10 @@ class Outbox:
                 self.db.execute(f"DROP {thing}")
 
     def count(self) -> int:
-        """Rows that wait for a batch."""
+        """Rows that wait, those of the batch under way included."""
         if not self._exists():
             return 0
-        (rows,) = self.db.execute("SELECT count(*) FROM unsent").fetchone()
+        (rows,) = self.db.execute(COUNT).fetchone()
         return int(rows)
 
     def next_batch(self, rows_max: int) -> Batch | None:
@@ -121,9 +125,12 @@ class Outbox:
             )
         return batch
 
-    def sent(self) -> None:
-        """The batch under way has arrived."""
-        self.db.execute("UPDATE outbox SET body = NULL")
+    def sent(self, batch_id: str) -> None:
+        """A batch has arrived; it may be that another worker, who sent it too, said so before."""
+        if self._exists():
+            self.db.execute(
+                "UPDATE outbox SET body = NULL WHERE ledger_id || '-' || last_batch = ?", (batch_id,)
+            )
 
     def _exists(self) -> bool:
         return self.db.execute("SELECT 1 FROM sqlite_master WHERE name = 'outbox'").fetchone() is not None

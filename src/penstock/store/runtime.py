@@ -277,8 +277,14 @@ class Drained:
         Raises:
             OSError: the file can't be written.
         """
-        names = {*self(), name} if drained else self() - {name}
-        write_private(self._path, msgspec.json.encode(sorted(names)))
+        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)  # supervisor and workers write, each what it has read before
+            self._stamp = None
+            names = {*self(), name} if drained else self() - {name}
+            write_private(self._path, msgspec.json.encode(sorted(names)))
+        finally:
+            os.close(folder)
 
 
 def _flock(fd: int, kind: int) -> bool:

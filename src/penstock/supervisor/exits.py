@@ -26,6 +26,7 @@ _EXCEPTION = re.compile(r"\b(?:\w+\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit)
 _POINTS_ELSEWHERE = re.compile(
     r"root cause|see (?:stack )?trace|engine core initialization failed", re.IGNORECASE
 )
+_HINT = "hint: "  # of Penstock's own commands, after the error
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -129,7 +130,8 @@ def _by_code(ended: Ended, *, was_ready: bool) -> str:
 def _last_words(lines: Sequence[str]) -> str:
     """The exception that came first in what it said, else the last line."""
     found = next(_exceptions(lines), "")
-    return _short(found or next((line for line in reversed(lines) if line), ""))
+    said = (line for line in reversed(lines) if line and not line.startswith(_HINT))
+    return _short(found or next(said, ""))
 
 
 def _exceptions(lines: Sequence[str]) -> Iterator[str]:

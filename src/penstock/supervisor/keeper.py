@@ -75,6 +75,7 @@ class Keeper:
         self._beside = ""
         self._hung = ""
         self._restart_cause = ""
+        self._unregistered = ""
         self._stopping = asyncio.Event()
         self._report = Reporter(
             around.reports,
@@ -127,7 +128,7 @@ class Keeper:
     async def _one_life(self) -> tuple[Ended | None, Explanation]:
         """How its process ended, None where it could not be started; and why, in a sentence."""
         name = self.part.name
-        self._hung = self._restart_cause = ""
+        self._hung = self._restart_cause = self._unregistered = ""
         try:
             await self._let_gpus_go()
             child = await self._spawn()
@@ -144,9 +145,11 @@ class Keeper:
         try:
             self.part.started(child.pid)
             watch = asyncio.create_task(self._watch_start(child))
-        except OSError as error:  # no room for its registration: nobody would find it
+        except OSError as error:  # no room for its registration
+            self._unregistered = (
+                f"{name} can't be registered: {error}; nobody would find it, and so it was ended"
+            )
             child.kill()
-            self._around.say(f"{name} can't be registered: {error}")
         try:
             ended = await child.ended()
         finally:
@@ -199,8 +202,8 @@ class Keeper:
                 f"{name} hung before it was ready and was ended: {self._hung}; look at its log, and raise "
                 "models.N.start_timeout if it needs longer"
             )
-        if self._restart_cause:
-            return Explanation(f"{name} is restarted: {self._restart_cause}")
+        if self._unregistered:
+            return Explanation(self._unregistered)
         why = explained(ended, self.part.causes, was_ready=self.became_ready.is_set())
         more = [self._beside] if self._beside and ended.returncode else []
         if ended.stuck:

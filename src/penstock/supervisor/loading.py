@@ -20,6 +20,7 @@ from penstock.core.config import ModelConfig
 from penstock.core.units import format_size
 from penstock.store.starts import Start, Starts
 from penstock.supervisor.keeper import Keeper
+from penstock.supervisor.logfile import STARTED
 from penstock.supervisor.parts import ReplicaPart
 
 LOOK_EVERY_S = 0.5
@@ -172,7 +173,9 @@ class LoadingWatch:
             self._tell(keeper, part, found, now_s - found.since_s)
 
     def _tell(self, keeper: Keeper, part: ReplicaPart, found: _Loading, elapsed_s: float) -> None:
-        found.stage = stage_of(self._written(part.name, found.log_start), part.spec.stages) or found.stage
+        written = self._written(part.name, found.log_start)
+        _, began, of_this = written.rpartition(f" {STARTED} {found.pid}: ")  # the log may hold runs before it
+        found.stage = stage_of(of_this if began else written, part.spec.stages) or found.stage
         told = how_far(found.stage, work_of(found.pid), elapsed_s, found.last_s)
         if told != found.told:
             found.told = told

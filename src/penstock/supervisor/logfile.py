@@ -21,6 +21,7 @@ LOGS_KEPT = 4  # beside the one that is written
 TIME_EVERY_S = 1.0
 STAMP = struct.Struct("<dQ")
 MARK = "---"
+STARTED = "started pid"
 
 
 class LogFile:
@@ -116,18 +117,28 @@ class LogFile:
         self._stamped_at = now
         with suppress(OSError):
             if os.fstat(self._fd).st_nlink == 0:  # somebody has removed it
-                self.close()
-                self._open()
+                self._reopen()
         with suppress(OSError):
             os.write(self._times_fd, STAMP.pack(now, self._size))
 
     def _open(self) -> None:
         self.path.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        self._fd = os.open(self.path, flags, FILE_MODE)
-        self._times_fd = os.open(times_of(self.path), flags, FILE_MODE)
-        self._size = os.fstat(self._fd).st_size
+        fd = os.open(self.path, flags, FILE_MODE)
+        try:
+            self._times_fd = os.open(times_of(self.path), flags, FILE_MODE)
+        except OSError:
+            os.close(fd)
+            raise
+        self._fd = fd
+        self._size = os.fstat(fd).st_size
         self._stamped_at = 0.0
+
+    def _reopen(self) -> None:
+        fd, times_fd = self._fd, self._times_fd
+        self._open()  # before the old ones are closed: where it fails, they are still ours
+        os.close(fd)
+        os.close(times_fd)
 
     def _turn_over(self) -> None:
         names = list(_names(self.path, self._kept))
@@ -136,14 +147,12 @@ class LogFile:
                 for old, new in ((older, newer), (times_of(older), times_of(newer))):
                     if new.exists():
                         new.replace(old)
-        fd, times_fd = self._fd, self._times_fd
-        try:
-            self._open()
-        except OSError:  # it goes on in the old file, under its new name
-            self._size = 0
-            return
-        os.close(fd)
-        os.close(times_fd)
+        is_turned = not self.path.exists()
+        with suppress(OSError):
+            self._reopen()
+            if is_turned:
+                return
+        self._size = 0  # it goes on in the old file, under whichever name that has
 
 
 def times_of(log: Path) -> Path:

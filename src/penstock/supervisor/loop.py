@@ -93,13 +93,15 @@ class Supervisor:
 
         Args:
             beside: what runs along with it, and is cancelled before anything is stopped.
-            on_hangup: called at SIGHUP.
+            on_hangup: called at SIGHUP; without it that stops everything, as SIGTERM does.
         """
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
             loop.add_signal_handler(number, self._on_signal, number)
         if on_hangup is not None:
             loop.add_signal_handler(signal.SIGHUP, on_hangup)
+        elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # of nohup
+            loop.add_signal_handler(signal.SIGHUP, self._on_signal, signal.SIGHUP)
         for keeper in self._keepers():
             self._start(keeper)
         readiness = asyncio.create_task(self._watch_readiness())
@@ -191,7 +193,7 @@ class Supervisor:
             self._asked_by = number
             self._asked.set()
             return
-        if number is signal.SIGTERM:  # asked twice for the same
+        if number is not signal.SIGINT:  # asked twice for the same
             return
         if not self._hurried:
             self._say("stopping at once")

@@ -21,7 +21,7 @@ from penstock.core.errors import PenstockError
 from penstock.engines.spec import Launch
 from penstock.policy.start import Progress
 from penstock.supervisor import procfs
-from penstock.supervisor.logfile import MARK, LogFile, read_last
+from penstock.supervisor.logfile import MARK, STARTED, LogFile, read_last
 from penstock.supervisor.logpipe import LogPipe
 from penstock.supervisor.tree import MARK_VARIABLE
 from penstock.supervisor.trees import PlantedTree, Trees, clean_up
@@ -199,7 +199,7 @@ def spawn(
         raise PenstockError(
             f"{launch.argv[0]} can't be started: {str(error.strerror).lower()}", code="not_started"
         ) from error
-    log.mark(f"started pid {popen.pid}: {told(launch.argv)}")
+    log.mark(f"{STARTED} {popen.pid}: {told(launch.argv)}")
     pipe.start()
     planted.begin(popen.pid)
     return Child(popen, planted, log.path, pipe, environ)

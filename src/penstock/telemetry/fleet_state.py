@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Protocol
 
-from penstock.policy.breaker import CLEAN, Breaker
+from penstock.policy.breaker import CLEAN, Breaker, Trust
 from penstock.policy.fleet import Fleet, State
 from penstock.telemetry import catalog
 from penstock.telemetry.families import Family
@@ -79,7 +79,11 @@ _LINE_GAUGES: tuple[tuple[Family, Callable[[LineFigures], float]], ...] = (
 
 
 def fleet_lines(
-    fleet: Fleet, in_flight: Mapping[str, int], breakers: Mapping[str, Breaker], models: Iterable[str]
+    fleet: Fleet,
+    in_flight: Mapping[str, int],
+    breakers: Mapping[str, Breaker],
+    models: Iterable[str],
+    now_s: float,
 ) -> Iterator[str]:
     """The replicas.
 
@@ -87,6 +91,7 @@ def fleet_lines(
         in_flight: requests at each replica, by its name.
         breakers: by the replica's name; a missing one is closed.
         models: all that are configured, so that one without a replica is seen too.
+        now_s: on the clock of the breakers.
     """
     counted = {
         (model, state): 0
@@ -102,8 +107,14 @@ def fleet_lines(
         ((one.model, one.name), in_flight.get(one.name, 0)) for one in shown
     )
     yield from catalog.BREAKER_STATE.lines(
-        ((one.model, one.name, breakers.get(one.name, CLEAN).state.value), 1) for one in shown
+        ((one.model, one.name, _trust(breakers.get(one.name, CLEAN), now_s)), 1) for one in shown
     )
+
+
+def _trust(breaker: Breaker, now_s: float) -> str:
+    """The state of a breaker; one that the next request may probe is half open, also where none comes."""
+    waits = breaker.state is Trust.OPEN and now_s >= breaker.until_s
+    return (Trust.HALF_OPEN if waits else breaker.state).value
 
 
 def part_lines(parts: Iterable[PartFigures]) -> Iterator[str]:

@@ -59,18 +59,14 @@ class Counts:
 
 
 class _OfModel:
-    """What is counted of one model.
-
-    Args:
-        slo: its limits in seconds, and its targets, by objective.
-    """
+    """What is counted of one model."""
 
     __slots__ = (
         *("completion_tokens", "continuations", "cost_usd", "duration", "good", "hedges", "judged"),
         *("limits_s", "overhead", "prompt_tokens", "queue", "replays", "targets", "tpot", "ttft"),
     )
 
-    def __init__(self) -> None:
+    def __init__(self, boundaries: Boundaries) -> None:
         self.queue: dict[str, Times] = {}
         self.overhead = Times(OVERHEAD_S)
         self.prompt_tokens = 0
@@ -83,7 +79,7 @@ class _OfModel:
         self.targets: Mapping[str, float] = {}
         self.judged: dict[str, int] = {}
         self.good: dict[str, int] = {}
-        self.measure_by(Boundaries())
+        self.measure_by(boundaries)
 
     def measure_by(self, boundaries: Boundaries) -> None:
         """Begins the histograms anew, with other boundaries: to Prometheus, as if the gateway were started again."""
@@ -141,24 +137,23 @@ class RequestCounts:
         self._limits_hit = Counts(catalog.LIMITS_HIT)
         self._retries = Counts(catalog.RETRIES)
         self._rejections = Counts(catalog.QUEUE_REJECTIONS)
-        self._other = _OfModel()
-        self._models: dict[str, _OfModel] = {}
         self._boundaries = Boundaries()
+        self._other = _OfModel(self._boundaries)
+        self._models: dict[str, _OfModel] = {}
         self.follow(models)
 
     def follow(self, models: Iterable[ModelConfig]) -> None:
         """Goes by another configuration: its models, objectives and boundaries. What others were is forgotten."""
         models = tuple(models)
         boundaries = boundaries_of(models)
-        self._models = {model.name: self._models.get(model.name) or _OfModel() for model in models}
+        if boundaries != self._boundaries:
+            self._boundaries = boundaries
+            for of_model in (*self._models.values(), self._other):
+                of_model.measure_by(boundaries)
+        known = self._models
+        self._models = {model.name: known.get(model.name) or _OfModel(boundaries) for model in models}
         for model in models:
             self._models[model.name].hold_to(model)
-        if boundaries != self._boundaries:
-            self._other.measure_by(boundaries)
-        for of_model in self._models.values():
-            if of_model.ttft.bounds != boundaries.ttft or boundaries != self._boundaries:
-                of_model.measure_by(boundaries)
-        self._boundaries = boundaries
 
     def observe(self, record: RequestRecord) -> None:
         """Counts a request."""

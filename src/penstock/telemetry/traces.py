@@ -5,6 +5,7 @@ Nothing waits for the collector. What it does not take in time is lost, and coun
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import threading
@@ -109,6 +110,8 @@ class _Counting(SpanExporter):
                 self._counts.failed += len(spans)
             if works is not self._works:
                 self._works = works
+                # it has said why; each further try would say so again
+                logging.getLogger("opentelemetry").setLevel(logging.NOTSET if works else logging.CRITICAL)
                 self._on_state(works)
         return result
 

@@ -94,7 +94,7 @@ PAGE = Page(
                     "Steps",
                     "Forward passes in a second. 0 while requests run is a stall.",
                     PER_SECOND,
-                    (Query("llm:engine_steps:rate1m", "{{model}} {{instance}}"),),
+                    (Query(f"llm:engine_steps:rate1m{{{MODEL}}}", "{{replica}}"),),
                 ),
                 Panel(
                     "Generated tokens",

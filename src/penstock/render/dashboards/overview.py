@@ -42,7 +42,8 @@ PAGE = Page(
                     PERCENT,
                     (
                         Query(
-                            f'sum(rate({_REQUESTS}{{{MODEL}, fault=~"gateway|engine"}}[$__rate_interval])) or vector(0)'
+                            f'sum(rate({_REQUESTS}{{{MODEL}, fault=~"gateway|engine"}}[$__rate_interval]))\n'
+                            f"/ sum(rate({_REQUESTS}{{{MODEL}}}[$__rate_interval])) or vector(0)"
                         ),
                     ),
                     "stat",

@@ -17,11 +17,17 @@ from penstock.render.dashboards.page import (
 )
 
 
-def _mean(metric: str) -> str:
-    """Mean over requests; means of phases add up, quantiles do not."""
-    grew = f"rate({metric}_%s{{{MODEL}}}[$__rate_interval])"
-    return f"sum({grew % 'sum'}) / sum({grew % 'count'})"
+def _spent(*metrics: str) -> str:
+    """Seconds that all requests together spent in a second, in the first of these and not in the others.
 
+    By Little's law that is how many requests are in this phase at a time; such numbers add up.
+    """
+    first, *others = (f"sum(rate({metric}_sum{{{MODEL}}}[$__rate_interval]))" for metric in metrics)
+    return " - ".join((first, *(f"({other} or vector(0))" for other in others)))
+
+
+_LINE, _OVERHEAD = "penstock_queue_wait_seconds", "penstock_gateway_overhead_seconds"
+_TTFT, _WHOLE = "penstock_ttft_seconds", "penstock_request_duration_seconds"
 
 PAGE = Page(
     "penstock-slow",
@@ -32,22 +38,16 @@ PAGE = Page(
             "Where a request's time goes",
             (
                 Panel(
-                    "Mean phases",
-                    "Means, which add up: the wait in line; the gateway's own work; until the first token without those two "
-                    "(prefill, and the engine's own queue); the rest (decode). The widest band is where to look.",
-                    SECONDS,
+                    "Requests in each phase",
+                    "How many are at a time in line; in the gateway's own hands; at an engine before their first token (its "
+                    "queue, and prefill); and at one after it (decode; plain requests are there all the time). The widest "
+                    "band is where to look.",
+                    COUNT,
                     (
-                        Query(_mean("penstock_queue_wait_seconds"), "in line"),
-                        Query(_mean("penstock_gateway_overhead_seconds"), "gateway"),
-                        Query(
-                            f"{_mean('penstock_ttft_seconds')} - {_mean('penstock_queue_wait_seconds')} - "
-                            f"{_mean('penstock_gateway_overhead_seconds')}",
-                            "to the first token",
-                        ),
-                        Query(
-                            f"{_mean('penstock_request_duration_seconds')} - {_mean('penstock_ttft_seconds')}",
-                            "decode",
-                        ),
+                        Query(_spent(_LINE), "in line"),
+                        Query(_spent(_OVERHEAD), "gateway"),
+                        Query(f"clamp_min({_spent(_TTFT, _LINE, _OVERHEAD)}, 0)", "to the first token"),
+                        Query(f"clamp_min({_spent(_WHOLE, _TTFT)}, 0)", "decode"),
                     ),
                     width=16,
                     stacked=True,
@@ -58,9 +58,9 @@ PAGE = Page(
                     "network, or a gateway that is busy.",
                     SECONDS,
                     (
-                        Query("llm:queue:mean5m", "{{model}} queue"),
-                        Query("llm:prefill:mean5m", "{{model}} prefill"),
-                        Query("llm:decode:mean5m", "{{model}} decode"),
+                        Query(f"llm:queue:mean5m{{{MODEL}}}", "{{replica}} queue"),
+                        Query(f"llm:prefill:mean5m{{{MODEL}}}", "{{replica}} prefill"),
+                        Query(f"llm:decode:mean5m{{{MODEL}}}", "{{replica}} decode"),
                     ),
                 ),
             ),
@@ -92,7 +92,7 @@ PAGE = Page(
                     COUNT,
                     (
                         Query(f"sum by (model) (penstock_permits_out{{{MODEL}}})", "{{model}} out"),
-                        Query(f"max by (model) (penstock_permits{{{MODEL}}})", "{{model}} all"),
+                        Query(f"sum by (model) (penstock_permits{{{MODEL}}})", "{{model}} all"),
                     ),
                 ),
                 Panel(
@@ -178,7 +178,7 @@ PAGE = Page(
                     "KV cache used",
                     "Near 1 an engine preempts: it throws away what it has computed, and computes it again.",
                     PERCENT,
-                    (Query("llm:kv_usage_ratio", "{{model}} {{instance}}"),),
+                    (Query(f"llm:kv_usage_ratio{{{MODEL}}}", "{{replica}}"),),
                     width=12,
                     limits=(0.85, 0.95),
                     most=1.0,
@@ -188,7 +188,7 @@ PAGE = Page(
                     "Share of the prompts' tokens that were not computed again. A fall: prompts changed, or routing spreads "
                     "what belongs together.",
                     PERCENT,
-                    (Query("llm:prefix_hit:ratio5m", "{{model}} {{instance}}"),),
+                    (Query(f"llm:prefix_hit:ratio5m{{{MODEL}}}", "{{replica}}"),),
                     width=12,
                     most=1.0,
                 ),

@@ -23,36 +23,29 @@ Ask = Callable[[str, bytes, Mapping[str, str]], Awaitable[bytes]]
 """Sends a query, what it inserts, and settings; gives the answer. Raises PenstockError."""
 
 
-class Delivered(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a delivery came to: rows that were sent now, and rows that are still to be sent."""
-
-    sent: int = 0
-    unsent: int = 0
-
-
-async def deliver(outbox: Callable[[], AbstractContextManager[Outbox | None]], ask: Ask) -> Delivered:
+async def deliver(
+    outbox: Callable[[], AbstractContextManager[Outbox | None]], ask: Ask, on_sent: Callable[[int], None]
+) -> None:
     """Sends what is to be sent.
 
     Args:
         outbox: opens it for a moment; None where somebody else has the ledger now.
+        on_sent: told how many rows have arrived, batch by batch.
 
     Raises:
         PenstockError: a batch was not taken. It is kept, and is the first one next time.
     """
-    sent_rows = 0
     while True:
         with outbox() as box:
-            if box is None:
-                return Delivered(sent_rows)
-            batch, waiting = box.next_batch(BATCH_ROWS), box.count()
+            batch = box.next_batch(BATCH_ROWS) if box is not None else None
         if batch is None:
-            return Delivered(sent_rows, waiting)
+            return
         await _send(batch, ask)
         with outbox() as box:
             if box is None:  # it goes again, and is recognised
-                return Delivered(sent_rows)
-            box.sent()
-        sent_rows += len(batch.rows)
+                return
+            box.sent(batch.id)
+        on_sent(len(batch.rows))
 
 
 async def _send(batch: Batch, ask: Ask) -> None:
@@ -68,7 +61,7 @@ async def _send(batch: Batch, ask: Ask) -> None:
 
 
 async def _fresh(batch: Batch, ask: Ask) -> list[dict[str, object]]:
-    """Those of its rows that are not there yet."""
+    """Those of its rows that change what is there."""
     entries = [row["entry_id"] for row in batch.rows if _ENTRY.fullmatch(row["entry_id"])]
     listed = ", ".join(f"'{entry}'" for entry in entries)
     found = await ask(
@@ -78,4 +71,10 @@ async def _fresh(batch: Batch, ask: Ask) -> list[dict[str, object]]:
         {},
     )
     there = set(found.decode(errors="replace").split())
-    return [row for row in batch.rows if row["entry_id"] not in there]
+    rows = []
+    for row in batch.rows:  # one that is taken back, and comes anew, is in the batch twice
+        entry, given = row["entry_id"], row["sign"] > 0
+        if (entry in there) is not given:
+            rows.append(row)
+            (there.add if given else there.discard)(entry)
+    return rows
