@@ -74,6 +74,15 @@ def test_an_error_of_the_library_is_a_sentence_with_what_to_do(
     assert hint in caught.value.hint
 
 
+def test_no_password_and_no_signature_of_an_address_is_shown() -> None:
+    told = "418 for url 'http://me:SECRET@mirror:80/api/a/b?X-Signature=SECRET'"
+
+    with pytest.raises(HubError, match="418 for url 'http://mirror:80/api/a/b'") as caught:
+        fetch("a/b", "config.json", library=Hub(HfHubHTTPError(told)))
+
+    assert "SECRET" not in str(caught.value)
+
+
 def test_an_error_of_ours_is_not_hidden() -> None:
     with pytest.raises(ZeroDivisionError):
         fetch("a/b", "config.json", library=Hub(ZeroDivisionError()))

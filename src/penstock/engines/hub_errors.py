@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from http import HTTPStatus
 
 from penstock.core.errors import PenstockError
@@ -70,6 +71,8 @@ _STATUSES = {
         "wait some minutes; a token (HF_TOKEN) raises the limit",
     ),
 }
+# Of an address: a password of a mirror's, and the signature of one that the storage gave.
+_CREDENTIALS = re.compile(r"(?<=://)[^\s/@'\"]*@|\?[^\s'\"]*")
 _TRANSIENT_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 _TROUBLE = HTTPStatus.INTERNAL_SERVER_ERROR
 
@@ -160,7 +163,7 @@ def _by_system(error: Exception) -> tuple[str, str, str] | None:
 
 
 def _told(error: Exception) -> str:
-    text = next(iter(str(error).splitlines()), "")[:200]
+    text = _CREDENTIALS.sub("", next(iter(str(error).splitlines()), ""))[:200]
     text = text if text.isprintable() else ascii(text)
     return text.replace("{", "(").replace("}", ")") or "no answer"
 
