@@ -11,14 +11,16 @@ from pathlib import Path
 import pytest
 
 from penstock.assembly.clickhouse import ClickHouse
-from penstock.assembly.delivering import DeliveryReport, deliver_apart
+from penstock.assembly.delivering import Delivering, DeliveryReport, deliver_apart
 from penstock.core.config import ClickHouseConfig
 from penstock.core.errors import PenstockError
 from penstock.core.record import Outcome
 from penstock.store.clickhouse.delivery import BATCH_ROWS
 from penstock.store.clickhouse.delivery import deliver as send_rows
 from penstock.store.ledger import Ledger
+from penstock.store.ledger_file import LedgerFile
 from penstock.store.outbox import Outbox
+from penstock.telemetry.logs import Logger
 from tests.clickhouse import ClickHouseServer, clickhouse
 from tests.e2e.processes import ready_gateway, remote, sim_engine, wait_until
 from tests.store.journals import NOON, begin_line, end_line, put, record, write
@@ -221,6 +223,19 @@ def test_of_several_workers_one_sends(server: ClickHouseServer, home: Path) -> N
     assert [report.problem for report in reports] == [None] * 3
     assert sum(report.sent for report in reports) == 3
     assert counted(server) == (3, 3, 3)
+
+
+def test_while_another_worker_sends_nothing_is_known_of_the_server(home: Path) -> None:
+    write(home / "journal", record("r0"))
+    ingest(home)
+    away = ClickHouseConfig.model_validate({"url": "http://127.0.0.1:9", "timeout": "1s"})
+    delivering = Delivering(home / "usage.sqlite", away, Logger("error", "json"))
+    asyncio.run(delivering.tend(0.0))
+    with LedgerFile(home / "usage.sqlite.delivery", lambda: NOON).alone(0.0):
+        asyncio.run(delivering.tend(1000.0))
+
+    assert delivering.failing
+    assert delivering.unsent_rows == 1
 
 
 def test_a_server_that_is_away_loses_nothing(server: ClickHouseServer, home: Path) -> None:

@@ -148,10 +148,11 @@ async def _deliver(ledger: Path, config: ClickHouseConfig) -> DeliveryReport:
 
     server = ClickHouse(config)
     sent: list[int] = []
-    problem = None
+    problem, busy = None, False
     try:
         # workers come at the same moment: one of them sends
         with LedgerFile(ledger.with_name(f"{ledger.name}.delivery"), time.time).alone(0.0) as alone:
+            busy = not alone
             if alone:
                 await deliver(outbox, server.ask, sent.append)
     except PenstockError as error:
@@ -159,7 +160,7 @@ async def _deliver(ledger: Path, config: ClickHouseConfig) -> DeliveryReport:
     finally:
         server.close()
     with outbox() as box:
-        return DeliveryReport(sum(sent), box.count() if box is not None else None, problem)
+        return DeliveryReport(sum(sent), box.count() if box is not None else None, problem, busy)
 
 
 def _words(body: bytes) -> str:

@@ -44,6 +44,8 @@ class Delivering:
         self.sent_rows += report.sent
         if report.unsent is not None:
             self.unsent_rows = report.unsent
+        if report.busy:
+            return
         if report.problem is None:
             if self.failing:
                 self._log.info("ClickHouse takes rows again")
@@ -64,11 +66,16 @@ class Delivery(msgspec.Struct, frozen=True):
 
 
 class DeliveryReport(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What came of it: rows that were sent, and rows that wait; None where that is not known."""
+    """What came of it: rows that were sent, and rows that wait; None where that is not known.
+
+    Args:
+        busy: another worker sends just now.
+    """
 
     sent: int = 0
     unsent: int | None = None
     problem: Problem | None = None
+    busy: bool = False
 
 
 async def deliver_apart(ledger: Path, config: ClickHouseConfig) -> DeliveryReport:
