@@ -54,7 +54,7 @@ def found(*replicas: dict[str, Any], **members: Any) -> dict[str, Any]:
         "up_s": 7400.0,
         "url": "http://127.0.0.1:8080",
         "queues": {},
-        "gateway": None,
+        "parts": [],
         "replicas": list(replicas),
         **members,
     }
@@ -108,7 +108,7 @@ def test_one_that_is_given_up_loads_or_was_restarted_has_a_block() -> None:
 def test_the_gateway_is_shown_too_and_a_gateway_alone_is_called_so() -> None:
     gateway = {**replica("gateway"), "life": "waiting", "why": "gateway ended with exit code 1"}
 
-    assert "gateway: waiting\n" in text(found(gateway=gateway))
+    assert "gateway: waiting\n" in text(found(parts=[gateway]))
     assert text(found(replica("m-0"), pid=None, up_s=None)).startswith("Penstock (a gateway alone) is ready.")
     assert text(found(running=False)) == "Penstock is not running here."
 

@@ -46,12 +46,8 @@ def _models(found: Mapping[str, Any]) -> str:
 
 
 def _table(found: Mapping[str, Any]) -> str:
-    gateway = (
-        [{"in_flight": None, "state": found["gateway"]["life"], **found["gateway"]}]
-        if found["gateway"]
-        else []
-    )
-    rows = [_row(one) for one in (*found["replicas"], *gateway)]
+    parts = [{"in_flight": None, "state": part["life"], **part} for part in found["parts"]]
+    rows = [_row(one) for one in (*found["replicas"], *parts)]
     columns = [at for at, name in enumerate(HEADER) if name != "GPUS" or any(row[at] != "-" for row in rows)]
     cells = [tuple(row[at] for at in columns) for row in (HEADER, *rows)]
     return table(cells[0], cells[1:]) if rows else ""
@@ -75,8 +71,8 @@ def _row(one: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _blocks(found: Mapping[str, Any]) -> Iterator[str]:
     """What is to be said of those that are not as they should be, or have not always been."""
-    gateway = [{**found["gateway"], "state": found["gateway"]["life"]}] if found["gateway"] else []
-    for one in (*found["replicas"], *gateway):
+    parts = [{**part, "state": part["life"]} for part in found["parts"]]
+    for one in (*found["replicas"], *parts):
         facts = [(name, said) for name, said in _facts(one) if said]
         if one["state"] not in _FINE or one["last_exit"]:
             yield "\n".join((f"{one['name']}: {one['state'].replace('_', ' ')}", *_told(facts)))

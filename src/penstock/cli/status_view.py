@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from penstock.store.runtime import PartReport, Registration
     from penstock.telemetry.gpu import GpuMemory
 
-GATEWAY = "gateway"
 NO_STATE = "unknown"
 
 
@@ -29,7 +28,7 @@ def look(here: Invocation) -> dict[str, Any]:
     seen = {one["name"]: one for one in overview.get("replicas", [])}
     reports = {report.name: report for report in PartReports(here.home.parts).all()} if holder else {}
     names = sorted({*own, *seen, *(name for name, report in reports.items() if report.model)})
-    gateway, gpus = reports.get(GATEWAY), _gpus(reports.values())
+    gpus = _gpus(reports.values())
     return {
         "running": holder is not None or bool(overview),
         "ready": not reason,
@@ -41,7 +40,11 @@ def look(here: Invocation) -> dict[str, Any]:
         "workers": overview.get("workers"),
         "in_progress": overview.get("in_progress"),
         "queues": overview.get("queues", {}),
-        "gateway": {"name": GATEWAY, **_part(gateway), **_process(gateway.pid, gpus)} if gateway else None,
+        "parts": [
+            {"name": report.name, **_part(report), **_process(report.pid, gpus)}
+            for report in reports.values()
+            if not report.model
+        ],
         "replicas": [
             _replica(name, own.get(name), seen.get(name, {}), reports.get(name), gpus) for name in names
         ],
