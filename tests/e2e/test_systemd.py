@@ -127,6 +127,10 @@ class Machine:
         text: str = json.loads(reply.stdout)["choices"][0]["message"]["content"]
         return text
 
+    def knows(self, model: str) -> bool:
+        reply = subprocess.run(self.curl(CHAT, {**BODY, "model": model}), capture_output=True, text=True)
+        return "choices" in json.loads(reply.stdout)
+
     def settle(self, toml: str = CONFIG) -> None:
         """Makes the service active with this configuration, however it was left."""
         self.write("/etc/penstock/penstock.toml", toml)
@@ -347,7 +351,9 @@ def test_in_parts_an_engine_that_is_stopped_lets_its_streams_end_whole(machine: 
         events = rest(stream)
     wait_until(machine.is_ready, "the next engine to serve", PATIENCE_S)
     again = machine.answer()
+    machine.write("/etc/penstock/penstock.toml", CONFIG.replace("engine =", 'aliases = ["other"]\nengine ='))
     machine.run("systemctl", "reload", "penstock-gateway")
+    wait_until(lambda: machine.knows("other"), "the gateway to follow", PATIENCE_S)
     machine.run("systemctl", "stop", "penstock.target")
     wait_until(lambda: machine.processes() == {}, "the end of all parts", PATIENCE_S)
 

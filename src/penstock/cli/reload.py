@@ -32,13 +32,14 @@ def reload(
     """Says what has changed."""
     ready_within_s = within_s(within)
     here = invocation(context)
-    here.load()  # its mistakes are told here, and nobody else is bothered
     from penstock.store.runtime import lock_holder
     from penstock.supervisor.control import Ask
 
     if lock_holder(here.home.lock) is not None:
+        # It tells the mistakes of what it reads, secrets of its service included, which are not shown to this process.
         ask_supervisor(here, Ask("reload", in_place=in_place, ready_within_s=ready_within_s), as_json=as_json)
         return
+    here.load()  # its mistakes are told here, and nobody else is bothered
     answer = Admin(here).ask("POST", "/admin/reload")
     said = f"the gateway goes by the new configuration (generation {answer['generation']})"
     if as_json:

@@ -154,8 +154,12 @@ class _Unit:
         yield "Type=notify"
         yield "NotifyAccess=main"
         yield f"ExecStart={_command(self._site, *_COMMANDS[self._part], plain=True)}"
-        if self._listens:
+        if self._part is Part.SUPERVISOR:
+            yield "# Fails where the supervisor refuses the configuration."
             yield f"ExecReload={_command(self._site, 'reload')}"
+        elif self._part is Part.GATEWAY:
+            yield "# No command of Penstock: systemd 252 shows credentials to the main process alone."
+            yield "ExecReload=/bin/kill -HUP $MAINPID"
         if self._has_engines:
             yield "# From the last word that engines come on; the supervisor itself ends one that hangs while it loads."
         yield f"TimeoutStartSec={START_EXTENDED_BY_S}"
