@@ -63,6 +63,7 @@ def test_a_service_tells_of_its_whole_life(manager: Manager) -> None:
     assert manager.told() == {"STATUS": "the model loads"}
     assert manager.told() == {"EXTEND_TIMEOUT_USEC": str(START_EXTENDED_BY_S * 1_000_000)}
     assert manager.told() == {"READY": "1"}
+    assert manager.told() == {"STATUS": "ready"}
     reloading = manager.told()
     assert reloading.pop("RELOADING") == "1"
     assert before_us <= int(reloading["MONOTONIC_USEC"]) <= time.monotonic_ns() // 1000
@@ -92,13 +93,14 @@ def test_a_reload_may_take_longer_while_it_goes_on(manager: Manager) -> None:
         notifier = Notifier(manager.name, patience_s=0.06)
         notifier.ready()
         with notifier.reloading():
-            beating = asyncio.create_task(notifier.beat(lambda: ""))
+            beating = asyncio.create_task(notifier.beat(lambda: "ready"))
             await asyncio.sleep(0)
             beating.cancel()
 
     asyncio.run(run())
 
     assert manager.told() == {"READY": "1"}
+    assert manager.told() == {"STATUS": "ready"}
     assert "RELOADING" in manager.told()
     assert manager.told() == {"WATCHDOG": "1"}
     assert manager.told() == {"EXTEND_TIMEOUT_USEC": str(START_EXTENDED_BY_S * 1_000_000)}
@@ -120,6 +122,7 @@ def test_a_reload_that_fails_ends_as_well(manager: Manager) -> None:
         raise ValueError("a mistake")
 
     assert manager.told() == {"READY": "1"}
+    assert manager.told() == {"STATUS": "ready"}
     assert "RELOADING" in manager.told()
     assert manager.told() == {"READY": "1"}
 
@@ -140,7 +143,7 @@ def test_the_loop_beats_three_times_as_often_as_it_must(manager: Manager) -> Non
 
     async def run() -> None:
         beating = asyncio.create_task(notifier.beat(lambda: "2 of 2 parts up"))
-        await asyncio.to_thread(lambda: [beats.append(manager.told()) for _ in range(5)])
+        await asyncio.to_thread(lambda: [beats.append(manager.told()) for _ in range(6)])
         beating.cancel()
 
     beats: list[dict[str, str]] = []
@@ -148,6 +151,7 @@ def test_the_loop_beats_three_times_as_often_as_it_must(manager: Manager) -> Non
 
     assert beats == [
         {"READY": "1"},
+        {"STATUS": "ready"},
         {"WATCHDOG": "1"},
         {"STATUS": "2 of 2 parts up"},
         {"WATCHDOG": "1"},

@@ -177,8 +177,8 @@ class _Unit:
             yield "KillMode=control-group"
         else:
             yield "# SIGTERM goes to the main process alone, which finishes open streams, then ends what they needed;"
-            yield "# sent to the whole group, it would end that under them. Whatever process is left at the end gets"
-            yield "# SIGKILL, as with control-group."
+            yield "# sent to the whole group, it would end vLLM's own under them. Whatever process is left at the end"
+            yield "# gets SIGKILL, as with control-group."
             yield "KillMode=mixed"
             yield "# More than that may take, which follows from gateway.drain_timeout."
         yield f"TimeoutStopSec={stop_timeout_s(self._config, self._part)}"

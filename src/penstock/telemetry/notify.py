@@ -76,6 +76,7 @@ class Notifier:
         """It can serve."""
         self._is_ready = True
         self._send("READY=1")
+        self.status("ready")  # instead of what it waited for
 
     @contextmanager
     def reloading(self) -> Iterator[None]:
