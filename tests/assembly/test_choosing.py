@@ -139,6 +139,17 @@ def test_what_is_in_the_cache_is_chosen_without_the_hub(look: LookAlike, environ
     assert (gguf.wanted, plain.wanted, look.seen) == (None, None, [])
 
 
+def test_files_that_were_left_on_the_hub_are_chosen_where_the_cached_ones_do_not_do(
+    look: LookAlike, environ: dict[str, str]
+) -> None:
+    wanted = chosen(look, environ, "acme/both", GPU).wanted
+    assert wanted is not None
+    prepare(wanted, Hub(endpoint=look.url), environ, verify=False).download.run(lambda: None)
+
+    assert chosen(look, environ, "acme/both", CPU).entry["source"] == "acme/both/tiny-Q4_K_M.gguf"
+    assert chosen(look, environ, "acme/both", GPU).wanted is None
+
+
 def test_folders_and_files_of_this_disk_are_served_too(
     look: LookAlike, environ: dict[str, str], tmp_path: Path
 ) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,9 +17,10 @@ from penstock.core.errors import PenstockError
 from penstock.engines.client import EngineClient
 from penstock.policy.restart import RestartLimits
 from penstock.store.home import Home
-from penstock.store.runtime import Drained, Holder
+from penstock.store.runtime import Drained, Holder, Lock
 from penstock.supervisor.keeper import Keeper
 from penstock.supervisor.room import Machine
+from penstock.supervisor.trees import Trees
 from tests.supervisor.parts import Said
 
 MODEL = ModelConfig(name="m", engine="sim")
@@ -67,3 +70,23 @@ def test_a_model_is_run_by_one_process_alone(engines: Engines) -> None:
     taken = pytest.raises(PenstockError, match="the engine of m is already running here")
     with engines.locked([MODEL], Holder(os.getpid())), taken, engines.locked([MODEL], Holder(1)):
         raise AssertionError("both have it")
+
+
+def test_what_was_left_of_a_model_that_is_configured_no_more_is_ended_unless_somebody_runs_it(
+    engines: Engines, tmp_path: Path
+) -> None:
+    home = Home(tmp_path)
+    left = [subprocess.Popen(["sleep", "600"], start_new_session=True) for _ in range(2)]
+    for name, process in zip(("gone", "elsewhere"), left, strict=True):
+        Trees(home.trees).plant(f"{name}-0", name).begin(process.pid)
+    running = Lock(home.engine_lock("elsewhere"))
+    running.acquire(Holder(pid=1))
+
+    engines.end_left([MODEL], Holder(pid=os.getpid()))
+
+    assert left[0].wait(10.0) == -signal.SIGKILL
+    assert left[1].poll() is None
+    assert not home.engine_lock("gone").exists()
+    running.release()
+    left[1].kill()
+    left[1].wait()

@@ -191,8 +191,8 @@ def test_workers_have_the_same_boundaries_and_their_counts_add_up(tmp_path: Path
             for name, labels in found:
                 if name == "penstock_ttft_seconds_bucket":
                     seen.setdefault(dict(labels)["worker"], set()).add(dict(labels)["le"])
-            judged = total(found, "penstock_slo_requests_total", objective="availability")
-            return seen if len(seen) == 2 and judged == 12 else None
+            good = total(found, "penstock_slo_good_requests_total", objective="availability")
+            return seen if len(seen) == 2 and good == 12 else None
 
         both = wait_until(edges, "both workers to show all")
 

@@ -42,8 +42,9 @@ def test_a_client_decides_only_where_it_may(header: tuple[bytes, bytes], share: 
 
 
 def test_without_a_client_s_trace_there_is_a_new_one() -> None:
-    trace, _ = begun(1.0, [(b"traceparent", b"nonsense")])
+    trace, onward = begun(1.0, [(b"traceparent", b"nonsense"), STATE])
 
+    assert onward == []
     assert trace.parent_id == 0
     assert trace.trace_id > 2**64
     assert trace.sampled

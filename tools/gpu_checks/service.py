@@ -9,9 +9,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from penstock.core.address import Address
@@ -27,6 +28,8 @@ KEY = "sk-gpu-check"
 MODEL = "check"
 HOST = "127.0.0.1"
 READY_WITHIN_S = 420.0
+# Of an answer that did not end well, for the table.
+LAST_BYTES = 200
 LOOK_EVERY_S = 0.05
 QUESTION = "Tell a long story."
 
@@ -60,9 +63,17 @@ class Service:
         folder: for the configuration, the home and the logs.
         model: lines of `[[models]]` beside its name.
         exporter_options: of `penstock exporter`.
+        members: of each request, beside those that every engine knows: Transformers refuses any other.
     """
 
-    def __init__(self, folder: Path, model: str, exporter_options: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        model: str,
+        exporter_options: tuple[str, ...] = (),
+        members: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        self._members = members
         self.home = Home(folder / "home")
         self.registry = Registry(self.home.replicas)
         self._folder = folder
@@ -125,7 +136,7 @@ class Service:
             "max_tokens": tokens,
             "stream": True,
             "temperature": 0,
-            "ignore_eos": True,
+            **self._members,
         }
         headers = [
             (b"authorization", b"Bearer " + KEY.encode()),
@@ -149,7 +160,11 @@ class Service:
             into.ended = f"cut: {error.message}"
             return
         text = into.text
-        into.ended = "done" if b"data: [DONE]" in text else "error event" if b'"error"' in text else "no end"
+        if b"data: [DONE]" in text:
+            into.ended = "done"
+        else:
+            ending = "error event" if b'"error"' in text else "no end"
+            into.ended = f"{ending}: {text[-LAST_BYTES:].decode(errors='replace').strip()}"
 
     async def _is_ready(self) -> bool:
         try:

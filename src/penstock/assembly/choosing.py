@@ -115,6 +115,8 @@ def choose(name: str, engine: str | None, machine: Machine, hub: Hub, environ: M
             ("engine: llamacpp, which runs the bundled model", "weights: bundled", "context: 2048 tokens"),
         )
     found = _found(str(DEMO_FOLDER) if name == DEMO_SOURCE else name, hub, environ)
+    if found.alias and not found.ggufs and not _suits_vllm(found, engine, machine):
+        found = _whole(name, hub) or found  # only a part of the repository was pulled
     taken, why = _engine(name, found, engine, machine, hub)
     if taken == "vllm":
         return _on_vllm(found, why, machine)
@@ -200,10 +202,27 @@ def _remote(named: HubName, hub: Hub) -> _Found:
     )
 
 
+def _whole(name: str, hub: Hub) -> _Found | None:
+    """The model as it is on the Hub, where that can be asked and has GGUF files of it."""
+    named = parse_name(name)
+    if named is None:
+        return None
+    try:
+        found = _remote(named, hub)
+    except PenstockError:
+        return None
+    return found if found.ggufs else None
+
+
+def _suits_vllm(found: _Found, asked: str | None, machine: Machine) -> bool:
+    """Whether vLLM is the engine, where it was asked for or nobody has said."""
+    return asked == "vllm" or (asked is None and bool(machine.gpus) and machine.vllm and found.weights)
+
+
 def _engine(name: str, found: _Found, asked: str | None, machine: Machine, hub: Hub) -> tuple[str, str]:
     """The engine, and why it."""
     gpus = f"{len(machine.gpus)} x {machine.gpus[0].name}" if machine.gpus else ""
-    if asked == "vllm" or (asked is None and gpus and machine.vllm and found.weights):
+    if _suits_vllm(found, asked, machine):
         if not found.weights:
             raise PenstockError(
                 f"{name}: vLLM serves no GGUF files, and there are no other weights",

@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 from penstock.assembly.premises import Premises
 from penstock.assembly.pulling import token_of
@@ -165,6 +165,16 @@ class Engines:
                 self.registry.clear(model.name)
                 self.premises.end_left(model.name)
             yield
+
+    def end_left(self, models: Sequence[ModelConfig], holder: Holder) -> None:
+        """Ends what earlier supervisors left of models that are not among these, but of those that somebody runs."""
+        for name in sorted(self.premises.models_left() - {model.name for model in models}):
+            lock = Lock(self._home.engine_lock(name))
+            with suppress(PenstockError):
+                lock.acquire(holder)
+                self.registry.clear(name)
+                self.premises.end_left(name)
+                lock.release()
 
     def all_keepers(self, models: Sequence[ModelConfig]) -> tuple[ModelKeepers, ...]:
         """Of the replicas of all models that are started here."""

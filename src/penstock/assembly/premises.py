@@ -73,6 +73,10 @@ class Premises:
         for part in self._trees.end_left(model, self._say, self._environ):
             self._reports.remove(part)
 
+    def models_left(self) -> frozenset[str]:
+        """The models of which an earlier supervisor may have left something, or this one runs something."""
+        return self._trees.models_left() - {""}
+
     def _gpu_memory(self) -> Sequence[GpuMemory]:
         try:
             return memory(self._environ)

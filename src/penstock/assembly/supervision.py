@@ -88,6 +88,7 @@ class Session:
             stack.enter_context(self._lock(self._holder(gateway.listen)))
             stack.enter_context(self._engines.locked(self._config.models, self._holder(None)))
             self._engines.premises.end_left("")
+            self._engines.end_left(self._config.models, self._holder(None))
             check_addresses(gateway)
             listen, admin = settled(gateway.listen), settled(gateway.admin)
             secret, shown = self._first_secret(stack)

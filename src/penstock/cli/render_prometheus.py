@@ -60,9 +60,16 @@ def check(files: Mapping[str, str]) -> None:
             if found is None:
                 say(f"warning: not checked by {tool}, which is not installed")
                 continue
-            done = subprocess.run(
-                [found, *arguments], cwd=folder, capture_output=True, text=True, timeout=CHECK_TIMEOUT_S
-            )
+            try:
+                done = subprocess.run(
+                    [found, *arguments], cwd=folder, capture_output=True, text=True, timeout=CHECK_TIMEOUT_S
+                )
+            except subprocess.TimeoutExpired as error:
+                raise PenstockError(
+                    f"{tool} did not come to an end in {CHECK_TIMEOUT_S} s",
+                    code="render_unchecked",
+                    hint=f"nothing was written; is {found} what it should be?",
+                ) from error
             if done.returncode:
                 raise PenstockError(
                     f"{tool} refuses what was made: {(done.stderr or done.stdout).strip()}",

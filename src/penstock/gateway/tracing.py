@@ -8,7 +8,7 @@ from penstock.core.record import RequestRecord, Trace
 from penstock.engines.exchange import Headers
 from penstock.wire.traceparent import SPAN_ID_BITS, TRACE_ID_BITS, Parent, parse_traceparent, traceparent
 
-TRACEPARENT = b"traceparent"
+TRACEPARENT, TRACESTATE = b"traceparent", b"tracestate"
 # Trace ids are random in their lower half at least, and so all who sample by it agree.
 _RANDOM_BITS = 64
 
@@ -33,7 +33,9 @@ class Tracing:
         for name, value in onward:
             if name == TRACEPARENT:
                 parent = parse_traceparent(value)
-                onward = [header for header in onward if header[0] != TRACEPARENT]
+                # a state without its trace means nothing, says W3C
+                gone = (TRACEPARENT,) if parent else (TRACEPARENT, TRACESTATE)
+                onward = [header for header in onward if header[0] not in gone]
                 break
         trace_id = parent.trace_id if parent else self._new_id(TRACE_ID_BITS)
         sampled = trace_id % 2**_RANDOM_BITS < self._below

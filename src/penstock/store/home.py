@@ -173,8 +173,11 @@ def file_name(name: str) -> str:
     return f"%2E{safe[1:]}" if safe.startswith(".") else safe
 
 
-def write_private(path: Path, data: bytes) -> None:
-    """Replaces the file at `path` with `data`, whole or not at all, also across a power cut.
+def write_private(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Replaces the file at `path` with `data`, whole or not at all.
+
+    Args:
+        durable: also across a power cut, which takes a wait for the disk.
 
     Raises:
         OSError: it can't be written; the old file is as it was.
@@ -184,7 +187,8 @@ def write_private(path: Path, data: bytes) -> None:
         with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE), "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         fresh.replace(path)
     except OSError:
         with suppress(OSError):

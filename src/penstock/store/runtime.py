@@ -221,8 +221,8 @@ class PartReports:
         self._folder = folder
 
     def write(self, report: PartReport) -> None:
-        """Replaces what is known of this part."""
-        write_private(self._path(report.name), msgspec.json.encode(report))
+        """Replaces what is known of this part, which no power cut outlives."""
+        write_private(self._path(report.name), msgspec.json.encode(report), durable=False)
 
     def remove(self, name: str) -> None:
         """Forgets the part."""

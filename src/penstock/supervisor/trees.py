@@ -157,6 +157,10 @@ class Trees:
                 parts.append(record.part)
         return tuple(parts)
 
+    def models_left(self) -> frozenset[str]:
+        """The models of which something is on record; an empty name for a gateway."""
+        return frozenset(record.model for record in self._records())
+
     def _everyone(self) -> Mapping[int, procfs.Seen]:
         """All processes, looked at once for all trees: where there are thousands that takes a while."""
         now_s = time.monotonic()
