@@ -190,7 +190,7 @@ UP = """
 name = "m"
 engine = "sim"
 replicas = 2
-engine_args = { load_s = 2.5 }
+engine_args = { load_s = 5 }
 health = { stall = "2s", restart_after = "2s" }
 """
 
