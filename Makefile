@@ -44,7 +44,7 @@ status: $(RUNTIME)  ## show what runs
 
 test: $(DEV)  ## run all tests
 	@tools/install_test_packages.sh
-	$(BIN)/python -m pytest -n 2 --dist loadscope
+	$(BIN)/python -m pytest -n 3 --dist loadscope
 
 test-vllm: $(DEV)  ## run the tests on a real vLLM, which is installed outside this folder, once
 	@tools/install_vllm.sh $(VLLM) $(PYTHON)

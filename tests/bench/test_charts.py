@@ -6,7 +6,7 @@ import math
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from penstock.bench.analysis.result import Counts, Distribution, Moment, Part, Summary, Throughput, Window
@@ -114,6 +114,7 @@ def test_any_numbers_make_a_picture_within_its_frame(
 
 
 @given(st.lists(st.floats(min_value=1e-6, max_value=1e9), min_size=1), st.booleans())
+@example([999_999_999.0], True)
 def test_a_scale_has_a_place_for_every_value_and_few_ticks(values: list[float], log: bool) -> None:
     scale = Scale.of(Axis("x", "s", log), values, 10.0, 110.0)
 

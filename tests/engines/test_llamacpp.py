@@ -202,5 +202,6 @@ def test_a_damaged_model_ends_with_one_sentence(
 
     lines = (tmp_path / "err").read_text().splitlines()
     assert code == 1
-    assert lines[-1].startswith("error: llama.cpp can't serve ")
+    # llama.cpp writes its own log beside us, and may have the last word
+    assert sum(line.startswith("error: llama.cpp can't serve ") for line in lines) == 1
     assert not any("Traceback" in line for line in lines)
