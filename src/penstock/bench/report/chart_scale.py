@@ -107,8 +107,8 @@ def _step(length: float) -> float:
 
 def _decades(low: float, high: float) -> tuple[float, float]:
     """The nearest 1, 2 or 5 times a power of ten below and above."""
-    return max(each for each in _round(low) if each <= low * (1 + 1e-12)), min(
-        each for each in _round(high) if each >= high * (1 - 1e-12)
+    return max(each for each in _round(low) if each <= low), min(
+        each for each in _round(high) if each >= high
     )
 
 
