@@ -14,6 +14,7 @@ RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
 SYSTEMD := $(HOME)/.cache/penstock/systemd
 VLLM := $(or $(PENSTOCK_VLLM_VENV),$(HOME)/.cache/penstock/vllm)
+TEST_VLLM = PENSTOCK_VLLM_VENV=$(VLLM) $(BIN)/python -m pytest tests/contract tests/e2e/test_vllm*.py --timeout 600
 LOADTESTS := build/loadtests
 NOW := $(shell date +%Y%m%d-%H%M%S)
 UV := build/uv
@@ -48,7 +49,7 @@ test: $(DEV)  ## run all tests
 
 test-vllm: $(DEV)  ## run the tests on a real vLLM, which is installed outside this folder, once
 	@tools/install_vllm.sh $(VLLM) $(PYTHON)
-	PENSTOCK_VLLM_VENV=$(VLLM) $(BIN)/python -m pytest tests/contract tests/e2e/test_vllm*.py --timeout 600
+	$(TEST_VLLM) || { echo "real engines on few cores can be late: what failed is tried once more" >&2; $(TEST_VLLM) --last-failed; }
 
 test-systemd: $(DEV)  ## run the tests under a real systemd, in a container made outside this folder, once; needs root
 	@tools/install_systemd_image.sh $(SYSTEMD)

@@ -58,8 +58,9 @@ class Server:
         path: str,
         body: bytes | Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
+        patience_s: float = PATIENCE_S,
     ) -> Reply:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=patience_s)
         sent = {**self.headers, **(headers or {})}
         if isinstance(body, Mapping):
             body = json.dumps(body).encode()

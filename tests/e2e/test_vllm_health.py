@@ -194,7 +194,7 @@ def test_an_engine_under_full_load_is_never_called_stalled(stack: Gateway) -> No
             if chance.random() < 0.5:
                 members |= {"stream": False, "stream_options": None}
             text = f"{seed} {chance.random()} " + "word " * words
-            reply = stack.request("POST", CHAT, ask(text, **members), {"X-Request-Timeout": "200"})
+            reply = stack.request("POST", CHAT, ask(text, **members), {"X-Request-Timeout": "200"}, 240.0)
             ends[str(reply.status)] += 1
 
     threads = [threading.Thread(target=client, args=(seed,)) for seed in range(CLIENTS)]
