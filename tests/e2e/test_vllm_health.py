@@ -209,8 +209,9 @@ def test_an_engine_under_full_load_is_never_called_stalled(stack: Gateway) -> No
 
     tell(f"{dict(ends)} in {SATURATED_S:g} s with {CLIENTS} clients; states looked at: {dict(states)}")
     changes = moves(stack)[earlier:]
-    assert not [change for change in changes if not {"ready", "busy"} >= set(change[1:3])], changes
-    assert set(states) <= {"ready", "busy"}
+    # A machine this full may keep even a connection waiting for longer than `timeouts.connect`, once in a while.
+    assert not [change for change in changes if "stalled" in change[1:3]], changes
+    assert "stalled" not in states
     assert set(ends) == {"200"}
 
 
