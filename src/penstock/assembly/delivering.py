@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
@@ -20,17 +21,33 @@ WAIT_S_MAX = 600.0
 
 
 class Delivering:
-    """Delivers the ledger of this home."""
+    """Delivers the ledger of this home; starts no process where nothing can have come since all was sent.
 
-    def __init__(self, ledger: Path, config: ClickHouseConfig, log: Logger) -> None:
+    Args:
+        deliver: sends what there is to send.
+    """
+
+    def __init__(
+        self,
+        ledger: Path,
+        config: ClickHouseConfig,
+        log: Logger,
+        deliver: Deliver | None = None,
+    ) -> None:
         self._ledger = ledger
         self._config = config
         self._log = log
+        self._deliver = deliver or deliver_apart
+        self._wanted = True  # an earlier gateway may have left some
         self._not_before_s = 0.0
         self._wait_s = 0.0
         self.failing = False
         self.sent_rows = 0
         self.unsent_rows = 0
+
+    def rows_came(self) -> None:
+        """There may be something to send."""
+        self._wanted = True
 
     async def tend(self, now_s: float) -> None:
         """Sends what there is to send, unless it failed a moment ago.
@@ -38,9 +55,10 @@ class Delivering:
         Args:
             now_s: monotonic seconds.
         """
-        if now_s < self._not_before_s:
+        if not self._wanted or now_s < self._not_before_s:
             return
-        report = await deliver_apart(self._ledger, self._config)
+        report = await self._deliver(self._ledger, self._config)
+        self._wanted = report.busy or report.problem is not None or report.unsent != 0
         self.sent_rows += report.sent
         if report.unsent is not None:
             self.unsent_rows = report.unsent
@@ -76,6 +94,9 @@ class DeliveryReport(msgspec.Struct, frozen=True, omit_defaults=True):
     unsent: int | None = None
     problem: Problem | None = None
     busy: bool = False
+
+
+Deliver = Callable[[Path, ClickHouseConfig], Awaitable[DeliveryReport]]
 
 
 async def deliver_apart(ledger: Path, config: ClickHouseConfig) -> DeliveryReport:

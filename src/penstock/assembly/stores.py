@@ -84,6 +84,8 @@ class Stores:
                 kept = await self._keep(self._task)
                 if kept.whole:
                     taken, taken_s = lines, now_s
+                if self.delivery is not None:
+                    self.delivery.rows_came()
             if self.delivery is not None:
                 await self.delivery.tend(now_s)
 
