@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
 
+from penstock.telemetry.families import label_pairs
+
 VALUE_CHARS_MAX = 128
 """Of a label's value: names come from drivers and from other processes."""
 
@@ -89,9 +91,5 @@ def _number(value: float) -> str:
 @lru_cache(maxsize=8192)
 def _labelled(names: tuple[str, ...], values: tuple[str, ...]) -> str:
     """Labels in their braces; the same series are written at each scrape."""
-    pairs = (f'{name}="{_escaped(value)}"' for name, value in zip(names, values, strict=True))
-    return f"{{{','.join(pairs)}}}" if names else ""
-
-
-def _escaped(value: str) -> str:
-    return value[:VALUE_CHARS_MAX].replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+    pairs = label_pairs(names, [value[:VALUE_CHARS_MAX] for value in values])
+    return f"{{{pairs}}}" if names else ""

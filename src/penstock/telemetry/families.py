@@ -59,9 +59,7 @@ class Family:
         return f"{{{self._pairs(values)}}}" if values else ""
 
     def _pairs(self, values: Sequence[str]) -> str:
-        return ",".join(
-            [f'{name}="{_escaped(value)}"' for name, value in zip(self.labels, values, strict=True)]
-        )
+        return label_pairs(self.labels, values)
 
 
 class Times:
@@ -87,6 +85,11 @@ class Times:
     def bounds_text(self) -> tuple[str, ...]:
         """The bounds as Prometheus writes them, with the one of everything."""
         return _bounds_text(self.bounds)
+
+
+def label_pairs(names: Sequence[str], values: Sequence[str]) -> str:
+    """Labels with their values, as they stand between braces."""
+    return ",".join([f'{name}="{_escaped(value)}"' for name, value in zip(names, values, strict=True)])
 
 
 def number(value: float) -> str:
