@@ -35,7 +35,7 @@ mkdir -p "$folder"
 rm -rf "$folder/rootfs" "$folder"/.image-*
 PATH="$PATH:/usr/sbin:/sbin" debootstrap --variant=minbase \
     --include=ca-certificates,curl,dbus,libgomp1,procps,python3,python3-venv,systemd,systemd-sysv \
-    bookworm "$folder/rootfs" "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" >"$folder/debootstrap.log" 2>&1 ||
+    bookworm "$folder/rootfs" ${DEBIAN_MIRROR:+"$DEBIAN_MIRROR"} >"$folder/debootstrap.log" 2>&1 ||
     fail "debootstrap failed; $folder/debootstrap.log says why" "DEBIAN_MIRROR names another mirror"
 tar -C "$folder/rootfs" -c . | in_podman import - "$image:bare" >/dev/null
 rm -rf "$folder/rootfs"

@@ -94,13 +94,13 @@ def mix(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Callable[[]
     return lambda prefix: Mix(Random(1), "m", found, [KEY], declining=0.5, prefix=prefix)
 
 
-def demo_asks(front: Gateway, prefix: str) -> Callable[[], Ask]:
+def demo_asks(front: Gateway, prefix: str, tokens: int = TOKENS) -> Callable[[], Ask]:
     """Greedy questions to the demo model, streamed and plain, with the answer that it gives when nothing happens."""
     body = {
         "model": DEMO,
         "messages": [{"role": "user", "content": "Count from one to one hundred."}],
         "temperature": 0,
-        "max_tokens": TOKENS,
+        "max_tokens": tokens,
         "ignore_eos": True,
     }
     answer = front.request("POST", CHAT, body).json()["choices"][0]["message"]["content"]
@@ -110,7 +110,7 @@ def demo_asks(front: Gateway, prefix: str) -> Callable[[], Ask]:
         number = next(numbers)
         streamed = number % 3 > 0
         sent = json.dumps({**body, "stream": streamed}).encode()
-        return Ask(f"{prefix}-{number}", KEY, CHAT, sent, streamed, TOKENS, answer)
+        return Ask(f"{prefix}-{number}", KEY, CHAT, sent, streamed, tokens, answer)
 
     return make
 

@@ -8,20 +8,20 @@ the one that was given before anything happened. `pytest -s` shows the steps and
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from penstock.engines.vllm import VENV_VARIABLE
 from tests.e2e.conftest import DEMO
-from tests.e2e.load import CHAT, Ask, Background, End, Seen, Target
+from tests.e2e.load import Background, End, Seen, Target
 from tests.e2e.processes import KEY, Gateway, penstock_up, wait_until
 from tests.e2e.test_continuation import ready_replicas
+from tests.e2e.test_rolling import demo_asks
 from tests.e2e.test_vllm import OFFLINE, START_S, VLLM
 
 pytestmark = [
@@ -48,32 +48,11 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         yield server
 
 
-def asks(front: Gateway) -> Callable[[], Ask]:
-    """Greedy questions, two of three streamed, with the answer that is given when nothing happens."""
-    body = {
-        "model": DEMO,
-        "messages": [{"role": "user", "content": "Count from one to one hundred."}],
-        "temperature": 0,
-        "max_tokens": TOKENS,
-        "ignore_eos": True,
-    }
-    answer = front.request("POST", CHAT, body).json()["choices"][0]["message"]["content"]
-    numbers = itertools.count()
-
-    def make() -> Ask:
-        number = next(numbers)
-        streamed = number % 3 > 0
-        sent = json.dumps({**body, "stream": streamed}).encode()
-        return Ask(f"vllm-{number}", KEY, CHAT, sent, streamed, TOKENS, answer)
-
-    return make
-
-
 def test_a_rolling_restart_of_vllm_under_load_fails_no_request(stack: Gateway) -> None:
     seen: list[tuple[float, Seen]] = []
     load = Background(
         Target(stack.port),
-        asks(stack),
+        demo_asks(stack, "vllm", TOKENS),
         clients=CLIENTS,
         pause_s=lambda: PAUSE_S,
         on_seen=lambda one: seen.append((time.monotonic(), one)),
