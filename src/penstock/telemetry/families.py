@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 from typing import Literal
+
+from penstock.core.times import Times
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class Family:
         yield from self.head()
         for values, times in samples:
             labels = self._pairs(values)
-            for bound, count in zip(times.bounds_text, accumulate(times.counts), strict=True):
+            for bound, count in zip(_bounds_text(times.bounds), accumulate(times.counts), strict=True):
                 yield f'{self.name}_bucket{{{labels},le="{bound}"}} {count}'
             yield f"{self.name}_count{{{labels}}} {sum(times.counts)}"
             yield f"{self.name}_sum{{{labels}}} {number(times.sum_s)}"
@@ -62,31 +63,6 @@ class Family:
         return label_pairs(self.labels, values)
 
 
-class Times:
-    """A histogram: how many values were at most each bound, and their sum.
-
-    Args:
-        bounds: seconds, ascending.
-    """
-
-    __slots__ = ("bounds", "counts", "sum_s")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.sum_s = 0.0
-
-    def observe(self, seconds: float) -> None:
-        """Counts one value."""
-        self.counts[bisect_left(self.bounds, seconds)] += 1
-        self.sum_s += seconds
-
-    @property
-    def bounds_text(self) -> tuple[str, ...]:
-        """The bounds as Prometheus writes them, with the one of everything."""
-        return _bounds_text(self.bounds)
-
-
 def label_pairs(names: Sequence[str], values: Sequence[str]) -> str:
     """Labels with their values, as they stand between braces."""
     return ",".join([f'{name}="{_escaped(value)}"' for name, value in zip(names, values, strict=True)])
@@ -101,6 +77,7 @@ def number(value: float) -> str:
 
 @lru_cache(maxsize=64)
 def _bounds_text(bounds: tuple[float, ...]) -> tuple[str, ...]:
+    """The bounds as Prometheus writes them, with the one of everything."""
     return (*map(repr, bounds), "+Inf")
 
 

@@ -23,8 +23,8 @@ Labels come from bounded sets. A model that is not configured, and a route, stat
 _BOUNDARIES = """\
 ## Boundaries of the histograms
 
-Seconds; every limit in a `[models.slo]` is one more of them, in all models alike, so that the part of the requests that
-met it is exact. A reload that changes a limit begins these histograms anew.
+Seconds; every limit in a `[models.slo]` is one more of its measure's, in all models alike, so that the part of the
+requests that met it is exact. A reload that changes a limit begins these histograms anew.
 """
 
 # What the projects that Penstock follows called it.
@@ -58,7 +58,7 @@ def metrics_page() -> str:
             "`penstock_request_duration_seconds`, `penstock_ttft_seconds`, `penstock_queue_wait_seconds`",
             LATENCY_S,
         ),
-        ("`penstock_tpot_seconds`", TOKEN_S),
+        ("`penstock_tpot_seconds`, `penstock_itl_seconds`", TOKEN_S),
         ("`penstock_gateway_overhead_seconds`", OVERHEAD_S),
     )
     rows = ((names, ", ".join(f"{bound:g}" for bound in bounds)) for names, bounds in usual)
