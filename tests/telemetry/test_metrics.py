@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from tests.tools import needs
 
 from penstock.core.config import Address, ModelConfig
 from penstock.core.record import Attempt, Outcome, RequestRecord, Usage
@@ -15,6 +17,7 @@ from penstock.policy.fleet import Fleet, Replica, State
 from penstock.store.runtime import PartReport
 from penstock.telemetry.boundaries import TOKEN_S
 from penstock.telemetry.catalog import CATALOG
+from penstock.telemetry.families import Families, Family, exposition
 from penstock.telemetry.fleet_state import fleet_lines, part_lines
 from penstock.telemetry.metrics import Metrics
 from penstock.telemetry.request_counts import SERIES_MAX
@@ -260,6 +263,24 @@ def test_a_label_may_hold_what_its_text_must_not() -> None:
     m.observe([complete(model=name)])
 
     assert page(m)["penstock_ttft_seconds_count", labels(model=name)] == 1
+
+
+def test_promtool_finds_nothing_wrong_with_a_page_of_a_gateway_or_an_exporter() -> None:
+    promtool = needs("promtool", "prometheus")
+    m = metrics(model(availability=99.9), model('a"b\\c'))
+    m.observe([complete(), record(status=503, error_code="queue_full", fault="gateway")])
+    read = Families()
+    read.add(Family("penstock_gpu_xid_errors_total", "counter", "Xids.", ("name",)), 2**60, 'of\ntwo "lines"')
+    read.add(Family("penstock_gpu_energy_joules", "gauge", "Since."), 1e-9)
+
+    done = subprocess.run(
+        [promtool, "check", "metrics"],
+        input=m.exposition() + exposition(read),
+        capture_output=True,
+        timeout=60,
+    )
+
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_names_are_unique_and_end_in_what_they_count() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from penstock.telemetry.boundaries import LATENCY_S, OVERHEAD_S, TOKEN_S
 from penstock.telemetry.catalog import CATALOG
+from penstock.telemetry.families import Family
 
 _HEAD = """\
 # Metrics of the gateway
@@ -48,11 +49,7 @@ def metrics_page() -> str:
     """The text of the page."""
     blocks = [_HEAD]
     for subject, families in CATALOG:
-        told = (
-            (f"`{one.name}`", one.kind, ", ".join(f"`{label}`" for label in one.labels), one.text)
-            for one in families
-        )
-        blocks.append(f"## {subject}\n\n{_table(('name', 'kind', 'labels', 'what it tells'), told)}")
+        blocks.append(f"## {subject}\n\n{family_table(families)}")
     usual = (
         (
             "`penstock_request_duration_seconds`, `penstock_ttft_seconds`, `penstock_queue_wait_seconds`",
@@ -65,6 +62,15 @@ def metrics_page() -> str:
     blocks.append(f"{_BOUNDARIES}\n{_table(('histogram', 'usual boundaries'), rows)}")
     blocks.append(f"## Names of earlier projects\n\n{_table(('name there', 'name here'), _EARLIER)}")
     return "\n".join(blocks)
+
+
+def family_table(families: Iterable[Family]) -> str:
+    """What each of them tells, as a table."""
+    rows = (
+        (f"`{one.name}`", one.kind, ", ".join(f"`{label}`" for label in one.labels), one.text)
+        for one in families
+    )
+    return _table(("name", "kind", "labels", "what it tells"), rows)
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
