@@ -15,25 +15,20 @@ from penstock.assembly.delivering import Delivering, DeliveryReport, deliver_apa
 from penstock.core.config import ClickHouseConfig
 from penstock.core.errors import PenstockError
 from penstock.core.record import Outcome
-from penstock.store.clickhouse.delivery import BATCH_ROWS
+from penstock.store.clickhouse.delivery import BATCH_ROWS, Delivered
 from penstock.store.clickhouse.delivery import deliver as send_rows
 from penstock.store.ledger import Ledger
 from penstock.store.ledger_file import LedgerFile
 from penstock.store.outbox import Outbox
 from penstock.telemetry.logs import Logger
-from tests.clickhouse import ClickHouseServer, clickhouse
+from tests.clickhouse import ClickHouseServer, Trouble, clickhouse, counted, deliver, ingest, migrate, settings
 from tests.e2e.processes import ready_gateway, remote, sim_engine, wait_until
 from tests.store.journals import NOON, begin_line, end_line, put, record, write
-
-KEPT = {
-    f"{what}_keep": "3650d" for what in ("requests", "minutes", "usage", "traces", "logs", "metrics")
-}  # the tests' day may be past
-
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseServer]:
     with clickhouse(tmp_path_factory.mktemp("clickhouse")) as server:
-        asyncio.run(migrate(config(server)))
+        asyncio.run(migrate(settings(server)))
         yield server
 
 
@@ -45,7 +40,7 @@ def server(shared: ClickHouseServer) -> ClickHouseServer:
     ):
         if name != "penstock_migrations":
             shared.run(f"TRUNCATE TABLE {name}")
-    shared.refuse, shared.lose_answers, shared.inserts = [], 0, 0
+    shared.trouble, shared.inserts = Trouble(), 0
     return shared
 
 
@@ -54,42 +49,8 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def config(server: ClickHouseServer, **settings: object) -> ClickHouseConfig:
-    return ClickHouseConfig.model_validate({"url": server.url, **KEPT, **settings})
-
-
-async def migrate(settings: ClickHouseConfig) -> int:
-    server = ClickHouse(settings)
-    try:
-        pending = await server.pending()
-        for migration in pending:
-            await server.apply(migration)
-        return len(pending)
-    finally:
-        server.close()
-
-
-def ingest(home: Path) -> None:
-    Ledger(home / "usage.sqlite", home / "journal", lambda: NOON, outbox=True).ingest()
-
-
-def deliver(home: Path, server: ClickHouseServer) -> DeliveryReport:
-    return asyncio.run(deliver_apart(home / "usage.sqlite", config(server)))
-
-
-def counted(server: ClickHouseServer) -> tuple[int, int, int]:
-    """Requests by their rows, by day, and by minute."""
-    tables = (
-        "sum(sign) FROM llm_requests",
-        "sum(requests) FROM llm_usage_daily",
-        "sum(requests) FROM llm_minutes",
-    )
-    one, two, three = (int(server.query(f"SELECT {table}")[0][0]) for table in tables)
-    return one, two, three
-
-
 def test_migrations_are_applied_once(server: ClickHouseServer) -> None:
-    assert asyncio.run(migrate(config(server))) == 0
+    assert asyncio.run(migrate(settings(server))) == 0
     assert {"llm_requests", "llm_usage_daily", "otel_traces", "otel_logs", "otel_metrics_histogram"} <= {
         name for (name,) in server.query("SHOW TABLES")
     }
@@ -99,7 +60,7 @@ def test_tables_of_a_newer_penstock_are_left_alone(server: ClickHouseServer) -> 
     server.run("INSERT INTO penstock_migrations (number, name) VALUES (999, 'later')")
     try:
         with pytest.raises(PenstockError, match="newer Penstock"):
-            asyncio.run(migrate(config(server)))
+            asyncio.run(migrate(settings(server)))
     finally:
         server.run("ALTER TABLE penstock_migrations DELETE WHERE number = 999 SETTINGS mutations_sync = 2")
 
@@ -127,11 +88,11 @@ def test_a_batch_that_goes_again_counts_once(server: ClickHouseServer, home: Pat
     write(home / "journal", record("r0"), record("r1"))
     ingest(home)
     if trouble == "refused":
-        server.refuse = ["Code: 252. DB::Exception: Too many parts. (TOO_MANY_PARTS)"]
+        server.trouble.refuse = ["Code: 252. DB::Exception: Too many parts. (TOO_MANY_PARTS)"]
     else:
-        server.lose_answers = 10
+        server.trouble.lose_answers = 10
     first = deliver(home, server)
-    server.lose_answers = 0
+    server.trouble.lose_answers = 0
     write(home / "journal", record("r2"))
     ingest(home)
     second = deliver(home, server)
@@ -173,7 +134,7 @@ def test_what_is_taken_back_amid_old_rows_is_taken_back_there(server: ClickHouse
     Ledger(home / "usage.sqlite", home / "journal", lambda: NOON).ingest()
     ingest(home)  # both were there before anything was to be sent
     with closing(sqlite3.connect(home / "usage.sqlite", isolation_level=None)) as db:
-        first = Outbox(db).next_batch(1)
+        first = Outbox(db).next_batch(1, NOON)
         assert first is not None
         assert [row["entry_id"] for row in first.rows] == ["e1"]
     put(home / "journal", "2-2-1.jsonl", end_line("e1", completion_tokens=7))
@@ -186,8 +147,8 @@ def test_what_is_taken_back_amid_old_rows_is_taken_back_there(server: ClickHouse
 
 
 def test_rows_that_were_sent_before_a_failure_are_told(home: Path) -> None:
-    async def told() -> list[int]:
-        sent: list[int] = []
+    async def told() -> Delivered:
+        done = Delivered()
         refusals = iter([False, True])
 
         async def ask(*_: object) -> bytes:
@@ -201,20 +162,20 @@ def test_rows_that_were_sent_before_a_failure_are_told(home: Path) -> None:
                 yield Outbox(db)
 
         with pytest.raises(PenstockError):
-            await send_rows(outbox, ask, sent.append)
-        return sent
+            await send_rows(outbox, ask, lambda: NOON, done)
+        return done
 
     ingest(home)
     write(home / "journal", *(record(f"r{number}") for number in range(BATCH_ROWS + 1)))
     ingest(home)
 
-    assert asyncio.run(told()) == [BATCH_ROWS]
+    assert asyncio.run(told()) == Delivered(sent=BATCH_ROWS)
 
 
 def test_of_several_workers_one_sends(server: ClickHouseServer, home: Path) -> None:
     async def both() -> list[DeliveryReport]:
         ledger = home / "usage.sqlite"
-        return await asyncio.gather(*(deliver_apart(ledger, config(server)) for _ in range(3)))
+        return await asyncio.gather(*(deliver_apart(ledger, settings(server)) for _ in range(3)))
 
     write(home / "journal", *(record(f"r{number}") for number in range(3)))
     ingest(home)
@@ -261,7 +222,7 @@ def test_a_server_that_is_away_loses_nothing(server: ClickHouseServer, home: Pat
 def test_a_refusal_says_what_to_do(server: ClickHouseServer, home: Path, said: str, hint: str) -> None:
     write(home / "journal", record("r0"))
     ingest(home)
-    server.refuse = [said]
+    server.trouble.refuse = [said]
     report = deliver(home, server)
 
     assert report.problem is not None
@@ -272,18 +233,18 @@ def test_a_refusal_says_what_to_do(server: ClickHouseServer, home: Path, said: s
 def test_a_password_is_given_and_not_shown(server: ClickHouseServer, home: Path) -> None:
     write(home / "journal", record("r0"))
     ingest(home)
-    server.password = "its-password"
+    server.trouble.password = "its-password"
     try:
         refused = deliver(home, server)
-        settings = config(server, user="penstock", password="its-password")
-        taken = asyncio.run(deliver_apart(home / "usage.sqlite", settings))
+        config = settings(server, user="penstock", password="its-password")
+        taken = asyncio.run(deliver_apart(home / "usage.sqlite", config))
     finally:
-        server.password = ""
+        server.trouble.password = ""
 
     assert refused.problem is not None
     assert "clickhouse.password" in refused.problem.hint
     assert taken.problem is None
-    assert "its-password" not in repr(settings)
+    assert "its-password" not in repr(config)
 
 
 def test_percentiles_over_minutes_are_those_of_the_requests(server: ClickHouseServer, home: Path) -> None:

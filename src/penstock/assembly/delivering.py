@@ -60,6 +60,12 @@ class Delivering:
         report = await self._deliver(self._ledger, self._config)
         self._wanted = report.busy or report.problem is not None or report.unsent != 0
         self.sent_rows += report.sent
+        if report.left_out:
+            self._log.warning(
+                f"{report.left_out} rows were not sent to ClickHouse: they are older than it keeps rows, and may have "
+                "been counted there before",
+                hint="penstock usage has them",
+            )
         if report.unsent is not None:
             self.unsent_rows = report.unsent
         if report.busy:
@@ -87,10 +93,12 @@ class DeliveryReport(msgspec.Struct, frozen=True, omit_defaults=True):
     """What came of it: rows that were sent, and rows that wait; None where that is not known.
 
     Args:
+        left_out: rows that won't be sent, since nobody can tell whether they were.
         busy: another worker sends just now.
     """
 
     sent: int = 0
+    left_out: int = 0
     unsent: int | None = None
     problem: Problem | None = None
     busy: bool = False

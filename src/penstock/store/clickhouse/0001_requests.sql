@@ -38,4 +38,4 @@ ENGINE = CollapsingMergeTree(sign)
 PARTITION BY toYYYYMM(ended_at)
 ORDER BY (tenant, model, ended_at, entry_id)
 TTL toDateTime(ended_at) + INTERVAL $requests_keep_days DAY
-SETTINGS non_replicated_deduplication_window = 10000, ttl_only_drop_parts = 1;
+SETTINGS non_replicated_deduplication_window = 100000, ttl_only_drop_parts = 1;
