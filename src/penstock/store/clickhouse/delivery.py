@@ -1,6 +1,6 @@
 """Delivery of the ledger's rows: batch after batch, each again until it has arrived, none twice.
 
-ClickHouse recognises bytes that come again, in the table and in all views that are fed from it. That is how a batch
+ClickHouse recognises a batch that comes again, in the table and in all views that are fed from it. That is how a batch
 is tried again within a day. Where it may have arrived long ago, or from a ledger that was lost, ClickHouse is asked
 first what of it is there; and what is older than ClickHouse keeps rows is then left out, for nobody can tell.
 """
@@ -80,7 +80,7 @@ async def deliver(
                     return
                 box.checked(batch)
             done.left_out += left_out
-        await _insert(batch.rows, ask)
+        await _insert(batch.id, batch.rows, ask)
         with outbox() as box:
             if box is None:  # it goes again, and is recognised
                 return
@@ -88,12 +88,13 @@ async def deliver(
         done.sent += len(batch.rows)
 
 
-async def _insert(rows: Sequence[Mapping[str, Any]], ask: Ask) -> None:
+async def _insert(batch_id: str, rows: Sequence[Mapping[str, Any]], ask: Ask) -> None:
     if not rows:
         return
     body = b"\n".join(map(msgspec.json.encode, rows))
     settings = {
-        "insert_deduplication_token": sha256(body).hexdigest(),
+        # of both: a copy of this ledger has the same ids, and what is sent again after a loss the same bytes
+        "insert_deduplication_token": f"{batch_id}-{sha256(body).hexdigest()}",
         "deduplicate_blocks_in_dependent_materialized_views": "1",
         "async_insert": "0",
     }
@@ -103,8 +104,8 @@ async def _insert(rows: Sequence[Mapping[str, Any]], ask: Ask) -> None:
         if error.code != TOO_LARGE or len(rows) == 1:
             raise
         half = len(rows) // 2
-        await _insert(rows[:half], ask)
-        await _insert(rows[half:], ask)
+        await _insert(batch_id, rows[:half], ask)
+        await _insert(batch_id, rows[half:], ask)
 
 
 @dataclass
