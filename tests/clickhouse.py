@@ -81,68 +81,72 @@ class ClickHouseServer:
             return answer
 
 
+class _Handler(BaseHTTPRequestHandler):
+    """Of one connection."""
+
+    its: ClickHouseServer
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        given = dict(parse_qsl(urlsplit(self.path).query))
+        if self.its.trouble.page:
+            self.answer(200, self.its.trouble.page, {})
+        elif self.headers.get("x-clickhouse-key", "") != self.its.trouble.password:
+            self.refuse(403, "Code: 516. DB::Exception: wrong password. (AUTHENTICATION_FAILED)")
+        elif given.get("query", "").startswith("INSERT"):
+            self.insert(given, body)
+        else:
+            self.run(body.decode())
+
+    def insert(self, given: dict[str, str], body: bytes) -> None:
+        self.its.inserts += 1
+        if len(body) > self.its.trouble.body_bytes_max:
+            self.answer(413, b"<html>413 Request Entity Too Large</html>", {})
+        elif self.its.trouble.refuse:
+            self.refuse(500, self.its.trouble.refuse.pop())
+        elif self.its.trouble.refuse_late:
+            self.refuse(200, self.its.trouble.refuse_late.pop())
+        else:
+            told = ", ".join(f"{name} = '{given[name]}'" for name in _SETTINGS if name in given)
+            text = given["query"].replace(" FORMAT", f" SETTINGS {told} FORMAT") + "\n"
+            self.run(text + zlib.decompress(body).decode())
+
+    def run(self, text: str) -> None:
+        try:
+            found = self.its.run(text)
+        except Exception as error:
+            self.refuse(500, str(error))
+            return
+        if text.startswith("INSERT INTO llm") and self.its.trouble.lose_answers:
+            self.its.trouble.lose_answers -= 1
+            self.close_connection = True
+            return
+        self.answer(200, found)
+
+    def refuse(self, status: int, text: str) -> None:
+        code = text.removeprefix("Code: ").partition(".")[0]
+        self.answer(status, text.encode(), {**_ITS_OWN, "X-ClickHouse-Exception-Code": code})
+
+    def answer(self, status: int, body: bytes, headers: Mapping[str, str] = _ITS_OWN) -> None:
+        with suppress(OSError):
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
 @contextmanager
 def clickhouse(folder: Path) -> Iterator[ClickHouseServer]:
     """Serves a database in this folder; there is one at a time in a process."""
     server = ClickHouseServer(session.Session(str(folder / "clickhouse")))
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"]))
-            given = dict(parse_qsl(urlsplit(self.path).query))
-            if server.trouble.page:
-                self.answer(200, server.trouble.page, {})
-            elif self.headers.get("x-clickhouse-key", "") != server.trouble.password:
-                self.refuse(403, "Code: 516. DB::Exception: wrong password. (AUTHENTICATION_FAILED)")
-            elif given.get("query", "").startswith("INSERT"):
-                self.insert(given, body)
-            else:
-                self.run(body.decode())
-
-        def insert(self, given: dict[str, str], body: bytes) -> None:
-            server.inserts += 1
-            if len(body) > server.trouble.body_bytes_max:
-                self.answer(413, b"<html>413 Request Entity Too Large</html>", {})
-            elif server.trouble.refuse:
-                self.refuse(500, server.trouble.refuse.pop())
-            elif server.trouble.refuse_late:
-                self.refuse(200, server.trouble.refuse_late.pop())
-            else:
-                told = ", ".join(f"{name} = '{given[name]}'" for name in _SETTINGS if name in given)
-                text = given["query"].replace(" FORMAT", f" SETTINGS {told} FORMAT") + "\n"
-                self.run(text + zlib.decompress(body).decode())
-
-        def run(self, text: str) -> None:
-            try:
-                found = server.run(text)
-            except Exception as error:
-                self.refuse(500, str(error))
-                return
-            if text.startswith("INSERT INTO llm") and server.trouble.lose_answers:
-                server.trouble.lose_answers -= 1
-                self.close_connection = True
-                return
-            self.answer(200, found)
-
-        def refuse(self, status: int, text: str) -> None:
-            code = text.removeprefix("Code: ").partition(".")[0]
-            self.answer(status, text.encode(), {**_ITS_OWN, "X-ClickHouse-Exception-Code": code})
-
-        def answer(self, status: int, body: bytes, headers: Mapping[str, str] = _ITS_OWN) -> None:
-            with suppress(OSError):
-                self.send_response(status)
-                for name, value in headers.items():
-                    self.send_header(name, value)
-                self.send_header("content-length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"its": server}))
     http.daemon_threads = True
     server.port = http.server_port
     thread = threading.Thread(target=http.serve_forever, daemon=True)

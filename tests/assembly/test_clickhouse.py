@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from penstock.assembly.clickhouse import ClickHouse
 from penstock.assembly.delivering import Delivering, DeliveryReport, deliver_apart
 from penstock.core.config import ClickHouseConfig
 from penstock.core.errors import PenstockError
@@ -21,9 +20,19 @@ from penstock.store.ledger import Ledger
 from penstock.store.ledger_file import LedgerFile
 from penstock.store.outbox import Outbox
 from penstock.telemetry.logs import Logger
-from tests.clickhouse import ClickHouseServer, Trouble, clickhouse, counted, deliver, ingest, migrate, settings
+from tests.clickhouse import (
+    ClickHouseServer,
+    Trouble,
+    clickhouse,
+    counted,
+    deliver,
+    ingest,
+    migrate,
+    settings,
+)
 from tests.e2e.processes import ready_gateway, remote, sim_engine, wait_until
 from tests.store.journals import NOON, begin_line, end_line, put, record, write
+
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseServer]:
@@ -293,3 +302,91 @@ def test_spans_logs_and_metrics_fit_their_tables(server: ClickHouseServer) -> No
         server.run(f"INSERT INTO otel_metrics_{kind} (MetricName, TimeUnix) VALUES ('m', now64(9))")
     server.run("INSERT INTO otel_logs (Timestamp, Body) VALUES (now64(9), 'the body')")
     assert server.query("SELECT Body FROM otel_logs WHERE hasToken(Body, 'body')") == [["the body"]]
+
+
+def test_an_error_that_comes_after_200_is_an_error(server: ClickHouseServer, home: Path) -> None:
+    write(home / "journal", record("r0"))
+    ingest(home)
+    server.trouble.refuse_late = ["Code: 241. DB::Exception: Memory limit exceeded. (MEMORY_LIMIT_EXCEEDED)"]
+    report = deliver(home, server)
+
+    assert report.problem is not None
+    assert "Memory limit exceeded" in report.problem.message
+    assert (report.sent, report.unsent) == (0, 1)
+
+
+def test_a_batch_that_is_too_large_is_sent_in_parts(server: ClickHouseServer, home: Path) -> None:
+    ingest(home)
+    write(home / "journal", *(record(f"r{number}") for number in range(40)))
+    ingest(home)
+    server.trouble.body_bytes_max = 500
+    report = deliver(home, server)
+
+    assert (report.problem, report.sent) == (None, 40)
+    assert server.inserts > 3
+    assert counted(server) == (40, 40, 40)
+
+
+def test_a_row_that_is_too_large_by_itself_waits(server: ClickHouseServer, home: Path) -> None:
+    write(home / "journal", record("r0"))
+    ingest(home)
+    server.trouble.body_bytes_max = 10
+    report = deliver(home, server)
+
+    assert report.problem is not None
+    assert "413" in report.problem.message
+    assert report.unsent == 1
+
+
+def test_what_is_no_clickhouse_takes_no_rows(server: ClickHouseServer, home: Path) -> None:
+    write(home / "journal", record("r0"))
+    ingest(home)
+    server.trouble.page = b"<html>Welcome to nginx</html>"
+    report = deliver(home, server)
+
+    assert report.problem is not None
+    assert "is not ClickHouse" in report.problem.message
+    assert "clickhouse.url" in report.problem.hint
+    assert report.unsent == 1
+
+
+def test_rows_wait_for_all_of_their_tables(server: ClickHouseServer, home: Path) -> None:
+    write(home / "journal", record("r0"))
+    ingest(home)
+    server.run("ALTER TABLE penstock_migrations DELETE WHERE number = 2 SETTINGS mutations_sync = 2")
+    try:
+        report = deliver(home, server)
+        migrated = asyncio.run(migrate(settings(server)))
+    finally:
+        deliver(home, server)
+
+    assert report.problem is not None
+    assert "migrations 0002 are not applied" in report.problem.message
+    assert "penstock clickhouse migrate" in report.problem.hint
+    assert migrated == 1
+    assert counted(server) == (1, 1, 1)
+
+
+def test_a_password_that_an_answer_repeats_is_not_told(server: ClickHouseServer, home: Path) -> None:
+    write(home / "journal", record("r0"))
+    ingest(home)
+    server.trouble.password = "its-password"
+    server.trouble.refuse = ["Code: 1. DB::Exception: no such thing as its-password (UNKNOWN)"]
+    report = deliver(home, server, user="penstock", password="its-password")
+
+    assert report.problem is not None
+    assert "no such thing as *** (" in report.problem.message
+
+
+def test_a_ledger_that_cannot_be_written_is_told(server: ClickHouseServer, home: Path) -> None:
+    write(home / "journal", record("r0"))
+    ingest(home)
+    with closing(sqlite3.connect(home / "usage.sqlite", isolation_level=None)) as db:
+        db.execute(
+            "CREATE TRIGGER full BEFORE UPDATE ON outbox BEGIN SELECT raise(FAIL, 'disk is full'); END"
+        )
+    report = deliver(home, server)
+
+    assert report.problem is not None
+    assert "can't be used: disk is full" in report.problem.message
+    assert report.unsent == 1

@@ -59,7 +59,9 @@ def expire(server: ClickHouseServer) -> None:
 
 
 def sums(server: ClickHouseServer) -> list[list[str]]:
-    return server.query("SELECT sum(requests), sum(completion_tokens), sum(cost_nano_usd) FROM llm_usage_daily")
+    return server.query(
+        "SELECT sum(requests), sum(completion_tokens), sum(cost_nano_usd) FROM llm_usage_daily"
+    )
 
 
 def line(entry: str, ended_at: float) -> Line:
@@ -160,7 +162,9 @@ def test_a_server_that_was_restored_from_a_backup_gets_what_it_lost_again(
     assert counted(server) == (3, 3, 3)
 
 
-def test_two_gateways_write_to_one_server_and_one_of_them_forgets(server: ClickHouseServer, tmp_path: Path) -> None:
+def test_two_gateways_write_to_one_server_and_one_of_them_forgets(
+    server: ClickHouseServer, tmp_path: Path
+) -> None:
     homes = [tmp_path / "one", tmp_path / "two"]
     for number, home in enumerate(homes):
         home.mkdir()
@@ -192,7 +196,9 @@ def test_a_home_that_was_copied_takes_no_row_of_the_other_for_its_own(
     assert counted(server) == (2, 2, 2)
 
 
-def test_a_row_that_seemed_cut_off_to_an_earlier_ledger_counts_once(server: ClickHouseServer, home: Path) -> None:
+def test_a_row_that_seemed_cut_off_to_an_earlier_ledger_counts_once(
+    server: ClickHouseServer, home: Path
+) -> None:
     put(home / "journal", "1-1-1.jsonl", begin_line("e1"))
     ingest(home)
     deliver(home, server)
@@ -221,14 +227,19 @@ def test_a_batch_with_what_is_taken_back_may_come_twice(server: ClickHouseServer
 
     assert first.problem is not None
     assert counted(server) == (1, 1, 1)
-    assert server.query("SELECT sum(interrupted), sum(completion_tokens) FROM llm_usage_daily") == [["0", "7"]]
+    assert server.query("SELECT sum(interrupted), sum(completion_tokens) FROM llm_usage_daily") == [
+        ["0", "7"]
+    ]
 
 
 @pytest.mark.parametrize(
     ("ttl", "left_out"),
     [
         ("MODIFY TTL toDateTime(ended_at) + INTERVAL 3 YEAR", 1),
-        ("MODIFY TTL toDateTime(ended_at) + INTERVAL 1 DAY TO VOLUME 'default', ended_at + INTERVAL 9 YEAR", 0),
+        (
+            "MODIFY TTL toDateTime(ended_at) + INTERVAL 1 DAY TO VOLUME 'default', ended_at + INTERVAL 9 YEAR",
+            0,
+        ),
         ("REMOVE TTL", 0),
     ],
 )

@@ -199,7 +199,12 @@ def test_it_is_told_how_long_the_first_row_waits(home: Path) -> None:
     under_way = waiting()
     box(home).sent(batch.id)
 
-    assert (nothing, in_line, under_way, waiting()) == ((0, None), (2, NOON + 7), (2, NOON + 7), (1, NOON + 9))
+    assert (nothing, in_line, under_way, waiting()) == (
+        (0, None),
+        (2, NOON + 7),
+        (2, NOON + 7),
+        (1, NOON + 9),
+    )
 
 
 def test_times_are_told_so_that_anybody_can_read_them(home: Path) -> None:

@@ -14,6 +14,7 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import quote, urlsplit
@@ -107,7 +108,11 @@ class ClickHouse:
         """What it says; a page of something else that answers 200 is nothing that has taken rows."""
         told = dict(reply.headers)
         its_own = any(name.startswith(b"x-clickhouse-") for name in told)
-        if reply.status == HTTPStatus.OK and its_own and told.get(b"x-clickhouse-exception-code", b"0") == b"0":
+        if (
+            reply.status == HTTPStatus.OK
+            and its_own
+            and told.get(b"x-clickhouse-exception-code", b"0") == b"0"
+        ):
             return reply.body
         said = f"ClickHouse at {self._config.url} says {reply.status}: {self._words(reply.body)}"
         if reply.status == HTTPStatus.OK and not its_own:
@@ -181,21 +186,38 @@ class ClickHouse:
             await self.ask(statement)
 
 
-async def _deliver(ledger: Path, config: ClickHouseConfig) -> DeliveryReport:
+def send_again(ledger: Path, since_s: float) -> int:
+    """Has rows looked at again that were sent; returns how many.
+
+    Args:
+        since_s: those that ended then or later, in seconds since the epoch.
+
+    Raises:
+        PenstockError: the ledger can't be written, or is being written for long.
+    """
+    with _outbox(ledger) as box:
+        if box is None:
+            raise unusable(ledger, "another process is at it")
+        return box.send_again(since_s)
+
+
+@contextmanager
+def _outbox(ledger: Path) -> Iterator[Outbox | None]:
+    """It, for a moment; None where another process has the ledger."""
     file = LedgerFile(ledger, time.time)
+    try:
+        with file.alone(LEDGER_WAIT_S) as alone:
+            if not alone:
+                yield None
+                return
+            with file.writing() as db:
+                yield Outbox(db)
+    except (sqlite3.Error, OSError) as error:
+        raise unusable(ledger, str(error)) from error
 
-    @contextmanager
-    def outbox() -> Iterator[Outbox | None]:
-        try:
-            with file.alone(LEDGER_WAIT_S) as alone:
-                if not alone:
-                    yield None
-                    return
-                with file.writing() as db:
-                    yield Outbox(db)
-        except (sqlite3.Error, OSError) as error:
-            raise unusable(ledger, str(error)) from error
 
+async def _deliver(ledger: Path, config: ClickHouseConfig) -> DeliveryReport:
+    outbox = partial(_outbox, ledger)
     done, problem, unsent, busy = Delivered(), None, None, False
     server = ClickHouse(config)
     try:

@@ -126,7 +126,9 @@ class Outbox:
             return 0
         with transaction(self.db):
             noted = self.db.execute(_AGAIN, (since_s,)).rowcount
-            self.db.execute("UPDATE outbox SET old_until = coalesce((SELECT max(number) FROM unsent), old_until)")
+            self.db.execute(
+                "UPDATE outbox SET old_until = coalesce((SELECT max(number) FROM unsent), old_until)"
+            )
         return noted
 
     def count(self) -> int:

@@ -154,7 +154,11 @@ class _Known:
             (made,) = await self._rows(_MADE) or [[""]]
             intervals = _INTERVAL.findall(made[0].partition(" ENGINE = ")[2])
             times = ", ".join(f"addHours(now64(6, 'UTC') - {interval}, 1)" for interval in intervals)
-            found = await self._rows(f"SELECT toString(greatest({times})) FORMAT JSONCompactEachRow") if times else [[""]]
+            found = (
+                await self._rows(f"SELECT toString(greatest({times})) FORMAT JSONCompactEachRow")
+                if times
+                else [[""]]
+            )
             self.horizon = found[0][0]
         return self.horizon
 
