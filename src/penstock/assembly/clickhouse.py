@@ -35,6 +35,8 @@ from penstock.store.outbox import Outbox
 ERROR_CHARS_MAX = 300
 LEDGER_WAIT_S = 5.0
 
+# What a web server says that knows nothing of queries.
+_OF_OTHERS = (HTTPStatus.OK, HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED)
 _HINTS = (
     (b"UNKNOWN_TABLE", "penstock clickhouse migrate"),
     (b"UNKNOWN_DATABASE", "make the database, or set clickhouse.database"),
@@ -114,17 +116,19 @@ class ClickHouse:
             and told.get(b"x-clickhouse-exception-code", b"0") == b"0"
         ):
             return reply.body
-        said = f"ClickHouse at {self._config.url} says {reply.status}: {self._words(reply.body)}"
-        if reply.status == HTTPStatus.OK and not its_own:
+        said = f"says {reply.status}: {self._words(reply.body)}"
+        if not its_own and reply.status in _OF_OTHERS:
             raise PenstockError(
-                f"{self._config.url} is not ClickHouse, it says: {self._words(reply.body)}",
+                f"{self._config.url} is not ClickHouse: it {said}",
                 code="clickhouse_refuses",
                 hint="set clickhouse.url to its HTTP interface, port 8123 as a rule",
             )
-        if reply.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-            raise PenstockError(said, code=TOO_LARGE, hint="let what is between take bodies of a megabyte")
-        hint = next((hint for mark, hint in _HINTS if mark in reply.body), "")
-        raise PenstockError(said, code="clickhouse_refuses", hint=hint)
+        too_large = reply.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+        raise PenstockError(
+            f"ClickHouse at {self._config.url} {said}",
+            code=TOO_LARGE if too_large else "clickhouse_refuses",
+            hint=next((hint for mark, hint in _HINTS if mark in reply.body), ""),
+        )
 
     def _words(self, body: bytes) -> str:
         """The beginning of an answer, for people; never with the password, whoever repeats it."""
