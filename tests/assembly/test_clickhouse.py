@@ -284,25 +284,6 @@ def test_what_a_gateway_served_comes_there_by_itself(server: ClickHouseServer, h
         assert "Migrations: all applied\nRows:       0 wait\nLast sent:  " in shown
 
 
-def test_spans_logs_and_metrics_fit_their_tables(server: ClickHouseServer) -> None:
-    span = (
-        "Timestamp, TraceId, SpanId, ParentSpanId, TraceState, SpanName, SpanKind, ServiceName, ResourceAttributes, "
-        "ScopeName, ScopeVersion, SpanAttributes, Duration, StatusCode, StatusMessage"
-    )
-    server.run(
-        f"INSERT INTO otel_traces ({span}) VALUES (now64(9), 'aa', 'bb', '', '', 'chat m', 'Server', 'gateway', {{}}, "
-        "'', '', {'gen_ai.request.model': 'm', 'penstock.request_id': 'req_1'}, 5, 'Unset', '')"
-    )
-
-    assert server.query("SELECT Model, RequestId FROM otel_traces") == [["m", "req_1"]]
-    assert server.query("SELECT TraceId FROM otel_traces_trace_id_ts") == [["aa"]]
-    kinds = ("gauge", "sum", "histogram", "exponential_histogram", "summary")
-    for kind in kinds:
-        server.run(f"INSERT INTO otel_metrics_{kind} (MetricName, TimeUnix) VALUES ('m', now64(9))")
-    server.run("INSERT INTO otel_logs (Timestamp, Body) VALUES (now64(9), 'the body')")
-    assert server.query("SELECT Body FROM otel_logs WHERE hasToken(Body, 'body')") == [["the body"]]
-
-
 def test_an_error_that_comes_after_200_is_an_error(server: ClickHouseServer, home: Path) -> None:
     write(home / "journal", record("r0"))
     ingest(home)

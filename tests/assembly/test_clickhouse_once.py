@@ -142,15 +142,15 @@ def test_a_server_that_was_restored_from_a_backup_gets_what_it_lost_again(
     write(home / "journal", record("r0"), record("r1"))
     ingest(home)
     deliver(home, server)
-    tables = ("llm_requests", "llm_usage_daily", "llm_minutes")
-    for table in tables:
+    partitions = {"llm_requests": "20261130", "llm_usage_daily": "202611", "llm_minutes": "202611"}
+    for table, partition in partitions.items():
         server.run(f"CREATE TABLE backup_{table} AS {table}")
-        server.run(f"ALTER TABLE backup_{table} REPLACE PARTITION ID '202611' FROM {table}")
+        server.run(f"ALTER TABLE backup_{table} REPLACE PARTITION ID '{partition}' FROM {table}")
     write(home / "journal", record("r2"))
     ingest(home)
     deliver(home, server)
-    for table in tables:
-        server.run(f"ALTER TABLE {table} REPLACE PARTITION ID '202611' FROM backup_{table}")
+    for table, partition in partitions.items():
+        server.run(f"ALTER TABLE {table} REPLACE PARTITION ID '{partition}' FROM backup_{table}")
         server.run(f"DROP TABLE backup_{table}")
     restored = counted(server)
     with closing(sqlite3.connect(home / "usage.sqlite", isolation_level=None)) as db:
