@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,8 +14,6 @@ from penstock.assembly.delivering import Delivering, DeliveryReport, deliver_apa
 from penstock.core.config import ClickHouseConfig
 from penstock.core.errors import PenstockError
 from penstock.core.record import Outcome
-from penstock.store.clickhouse.delivery import BATCH_ROWS, Delivered
-from penstock.store.clickhouse.delivery import deliver as send_rows
 from penstock.store.ledger import Ledger
 from penstock.store.ledger_file import LedgerFile
 from penstock.store.outbox import Outbox
@@ -153,32 +151,6 @@ def test_what_is_taken_back_amid_old_rows_is_taken_back_there(server: ClickHouse
     rows = server.query("SELECT entry_id, outcome FROM llm_requests FINAL ORDER BY entry_id")
     assert rows == [["e1", "complete"], ["e2", "interrupted"]]
     assert counted(server) == (2, 2, 2)
-
-
-def test_rows_that_were_sent_before_a_failure_are_told(home: Path) -> None:
-    async def told() -> Delivered:
-        done = Delivered()
-        refusals = iter([False, True])
-
-        async def ask(*_: object) -> bytes:
-            if next(refusals):
-                raise PenstockError("no room", code="clickhouse_refuses", hint="")
-            return b""
-
-        @contextmanager
-        def outbox() -> Iterator[Outbox | None]:
-            with closing(sqlite3.connect(home / "usage.sqlite", isolation_level=None)) as db:
-                yield Outbox(db)
-
-        with pytest.raises(PenstockError):
-            await send_rows(outbox, ask, lambda: NOON, done)
-        return done
-
-    ingest(home)
-    write(home / "journal", *(record(f"r{number}") for number in range(BATCH_ROWS + 1)))
-    ingest(home)
-
-    assert asyncio.run(told()) == Delivered(sent=BATCH_ROWS)
 
 
 def test_of_several_workers_one_sends(server: ClickHouseServer, home: Path) -> None:

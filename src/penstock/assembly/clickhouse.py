@@ -100,7 +100,7 @@ class ClickHouse:
             )
         except PenstockError as error:
             raise PenstockError(
-                f"ClickHouse at {self._config.url} does not answer: {error.message}",
+                f"ClickHouse at {self._config.url} does not answer: {error.message.replace('the engine', 'it')}",
                 code="clickhouse_away",
                 hint="rows wait in the ledger, and are sent once it is back",
             ) from error

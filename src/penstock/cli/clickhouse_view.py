@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # A try that is late by more than this is none: it takes a gateway to make one.
 LATE_S = 120.0
+# Who is woken does not wait as long as a batch may take.
+PATIENCE_S = 5.0
 
 
 async def look(config: ClickHouseConfig, ledger: Path, now: float) -> dict[str, Any]:
@@ -28,18 +30,18 @@ async def look(config: ClickHouseConfig, ledger: Path, now: float) -> dict[str, 
     rows, first_at = _waiting(ledger)
     progress = load(ledger)
     failing = {
-        "failing_s": round(now - progress.failing_since),
+        "failing_s": round(now - progress.failing_since, 1),
         "message": progress.message,
         "hint": progress.hint,
-        "next_try_in_s": round(progress.next_try_at - now),
+        "next_try_in_s": round(progress.next_try_at - now, 1),
     }
     return {
         "url": config.url,
         "database": config.database,
         **await _answers(config),
         "unsent_rows": rows,
-        "first_unsent_s": None if first_at is None else round(max(0.0, now - first_at)),
-        "last_sent_s": round(now - progress.sent_at) if progress.sent_at else None,
+        "first_unsent_s": None if first_at is None else round(max(0.0, now - first_at), 1),
+        "last_sent_s": round(now - progress.sent_at, 1) if progress.sent_at else None,
         "delivery": failing if progress.failing_since else None,
         "at": now,
     }
@@ -65,29 +67,31 @@ def _lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield (
         "Rows",
         f"{found['unsent_rows']} wait"
-        + ("" if age_s is None else f", the first for {format_duration(age_s)}"),
+        + ("" if age_s is None else f", the first for {format_duration(round(age_s))}"),
     )
     sent_s = found["last_sent_s"]
     yield (
         "Last sent",
-        "never" if sent_s is None else f"{format_duration(sent_s)} ago ({_clock(found['at'] - sent_s)})",
+        "never"
+        if sent_s is None
+        else f"{format_duration(round(sent_s))} ago ({_clock(found['at'] - sent_s)})",
     )
     delivery = found["delivery"]
     if delivery is not None:
         since = _clock(found["at"] - delivery["failing_s"])
         yield (
             "Failing",
-            f"for {format_duration(delivery['failing_s'])} (since {since}): {delivery['message']}",
+            f"for {format_duration(round(delivery['failing_s']))} (since {since}): {delivery['message']}",
         )
         if delivery["hint"]:
             yield "Hint", delivery["hint"]
         yield "Next try", _next_try(delivery["next_try_in_s"], found["at"])
 
 
-def _next_try(in_s: int, at: float) -> str:
+def _next_try(in_s: float, at: float) -> str:
     if in_s < -LATE_S:
         return f"was due at {_clock(at + in_s)}: no gateway runs here (penstock status)"
-    return f"in {format_duration(in_s)} ({_clock(at + in_s)})" if in_s > 0 else "now"
+    return f"in {format_duration(round(in_s))} ({_clock(at + in_s)})" if in_s > 0 else "now"
 
 
 def _clock(at: float) -> str:
@@ -98,7 +102,7 @@ async def _answers(config: ClickHouseConfig) -> dict[str, Any]:
     """What the server says for itself, now."""
     from penstock.assembly.clickhouse import ClickHouse
 
-    server = ClickHouse(config)
+    server = ClickHouse(config.model_copy(update={"timeout_s": min(config.timeout_s, PATIENCE_S)}))
     told: dict[str, Any] = {"version": None, "pending": None, "problem": None}
     try:
         told["version"] = (await server.ask("SELECT version() FORMAT TSV")).decode(errors="replace").strip()
