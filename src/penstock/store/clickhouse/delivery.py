@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
@@ -113,7 +113,7 @@ class _Known:
     """What ClickHouse knows of rows that may have been sent before."""
 
     ask: Ask
-    horizon: str | None = field(default=None, init=False)  # empty where it keeps rows for ever
+    horizon: str | None = None
 
     async def missing(self, batch: Batch) -> tuple[list[dict[str, Any]], int]:
         """The rows that change what is there, and how many are left out since ClickHouse drops rows so old."""
@@ -149,17 +149,20 @@ class _Known:
         return there
 
     async def _horizon(self) -> str:
-        """The time since which it surely has what was sent, by its own clock, an hour on the safe side."""
+        """The time since which it surely has what was sent, by its own clock, an hour on the safe side.
+
+        Empty where it keeps rows for ever.
+        """
         if self.horizon is None:
             (made,) = await self._rows(_MADE) or [[""]]
             intervals = _INTERVAL.findall(made[0].partition(" ENGINE = ")[2])
+            if not intervals:
+                self.horizon = ""
+                return self.horizon
             times = ", ".join(f"addHours(now64(6, 'UTC') - {interval}, 1)" for interval in intervals)
-            found = (
-                await self._rows(f"SELECT toString(greatest({times})) FORMAT JSONCompactEachRow")
-                if times
-                else [[""]]
+            ((self.horizon,),) = await self._rows(
+                f"SELECT toString(greatest({times})) FORMAT JSONCompactEachRow"
             )
-            self.horizon = found[0][0]
         return self.horizon
 
     async def _rows(self, query: str) -> list[list[str]]:
