@@ -25,7 +25,7 @@ from penstock.assembly.delivering import Delivery, DeliveryReport
 from penstock.core.config import Address, ClickHouseConfig
 from penstock.core.config_clickhouse import PORTS
 from penstock.core.errors import PenstockError
-from penstock.engines.client import Dialling, EngineClient, Reply
+from penstock.engines.client import Dialling, EngineClient, Reply, TlsError
 from penstock.store.clickhouse.delivery import TOO_LARGE, Delivered, deliver
 from penstock.store.clickhouse.migrations import APPLIED, APPLIED_TABLE, Migration, migrations
 from penstock.store.ledger_file import LedgerFile, unusable
@@ -102,7 +102,9 @@ class ClickHouse:
             raise PenstockError(
                 f"ClickHouse at {self._config.url} does not answer: {error.message.replace('the engine', 'it')}",
                 code="clickhouse_away",
-                hint="rows wait in the ledger, and are sent once it is back",
+                hint="SSL_CERT_FILE names an authority of your own; rows wait in the ledger meanwhile"
+                if isinstance(error, TlsError)
+                else "rows wait in the ledger, and are sent once it is back",
             ) from error
         return self._checked(reply)
 
