@@ -155,6 +155,12 @@ class EngineClient:
         pool = self._pools.get(address)
         return (pool.open_count, len(pool.idle)) if pool else (0, 0)
 
+    def close_idle(self, address: Address) -> None:
+        """Closes what is idle to an engine that may be out of reach."""
+        pool = self._pools.get(address)
+        if pool is not None:
+            pool.close_idle()
+
     def forget(self, address: Address) -> None:
         """Closes what is idle to an engine that has gone."""
         pool = self._pools.pop(address, None)
@@ -256,6 +262,9 @@ class _Pool:
 
     def close(self) -> None:
         self.closed = True
+        self.close_idle()
+
+    def close_idle(self) -> None:
         for connection in self.idle:
             connection.close()
         self.idle.clear()
