@@ -14,7 +14,7 @@ from penstock.core.errors import PenstockError
 from penstock.supervisor.control import Ask
 from penstock.telemetry.notify import Notifier
 from tests.assembly.stage import Stage, model
-from tests.supervisor.parts import until
+from tests.supervisor.parts import HANG, until
 
 RESTART = Ask("restart", "a")
 
@@ -98,6 +98,63 @@ def test_a_second_command_is_turned_away_and_a_hangup_waits(tmp_path: Path) -> N
 
     assert "SIGHUP: a reload follows once restart of a is over" in stage.said.lines
     assert stage.gateway.reloads == 1
+
+
+def test_a_hangup_withdraws_a_reload_that_waits_where_the_configuration_is_another_again(
+    tmp_path: Path,
+) -> None:
+    stage = Stage(tmp_path, scripts={1: HANG})
+    before = stage.loaded
+
+    async def scene() -> None:
+        asked = commands(stage)
+        following = asyncio.create_task(asked.follow_hangups())
+        stage.loaded = Loaded(Config(models=(model(seed=1),)))
+        asked.hang_up()
+        await until(lambda: "a-1 started" in stage.events)
+        asked.hang_up()
+        await until(lambda: "SIGHUP: the reload under way goes on" in stage.said.text)
+        assert stage.names() == ["a-0", "a-1"]
+
+        stage.loaded = before
+        asked.hang_up()
+        await until(lambda: "reload: nothing has changed" in stage.said.lines)
+        assert stage.names() == ["a-0"]
+        following.cancel()
+
+    stage.run(scene)
+
+    assert stage.events.count("a-1 started") == 1
+    assert [line for line in stage.said.lines if "withdrawn" in line] == [
+        "SIGHUP: the reload under way is withdrawn for another",
+        "reload: withdrawn",
+    ]
+
+
+def test_a_hangup_with_mistakes_withdraws_nothing(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, scripts={1: HANG})
+
+    def mistaken() -> Loaded:
+        raise PenstockError("models: expected at least one model")
+
+    async def scene() -> None:
+        asked = commands(stage)
+        following = asyncio.create_task(asked.follow_hangups())
+        stage.loaded = Loaded(Config(models=(model(seed=1),)))
+        asked.hang_up()
+        await until(lambda: "a-1 started" in stage.events)
+        stage.reloading._load = mistaken
+        asked.hang_up()
+        await until(lambda: "SIGHUP: refused" in stage.said.text)
+        assert stage.names() == ["a-0", "a-1"]
+        following.cancel()
+
+    stage.run(scene)
+
+    assert (
+        "SIGHUP: refused, the reload under way goes on: models: expected at least one model"
+        in stage.said.lines
+    )
 
 
 def test_a_bug_fails_the_command_and_nothing_else(tmp_path: Path) -> None:

@@ -44,11 +44,12 @@ class Commands:
         self._notifier = notifier
         self._one_at_a_time = asyncio.Lock()
         self._under_way = ""
+        self._follows = False
         self._hung_up = asyncio.Event()
 
     def hang_up(self) -> None:
-        """SIGHUP: a reload, after what is under way."""
-        if self._under_way:
+        """SIGHUP: a reload, after what is under way, or in the place of another one by SIGHUP."""
+        if self._under_way and not self._follows:
             self._say(f"SIGHUP: a reload follows once {self._under_way} is over")
         self._hung_up.set()
 
@@ -58,10 +59,44 @@ class Commands:
             await self._hung_up.wait()
             async with self._one_at_a_time:
                 self._hung_up.clear()
+                self._follows = True
                 try:
-                    await self._told(Ask("reload"), _nobody)
-                except PenstockError:
-                    continue  # it is said
+                    await self._follow()
+                finally:
+                    self._follows = False
+
+    async def _follow(self) -> None:
+        """One reload; withdrawn when the next SIGHUP finds another configuration than the one that it follows."""
+        work = asyncio.ensure_future(self._told(Ask("reload"), _nobody))
+        hung_up = asyncio.ensure_future(self._hung_up.wait())
+        try:
+            while not work.done():
+                await asyncio.wait({work, hung_up}, return_when=asyncio.FIRST_COMPLETED)
+                if hung_up.done() and not work.done():
+                    if self._is_outdated():
+                        return
+                    self._hung_up.clear()
+                    hung_up = asyncio.ensure_future(self._hung_up.wait())
+        finally:
+            hung_up.cancel()
+            work.cancel()
+            await asyncio.wait({work})
+            if not work.cancelled():
+                work.exception()  # which is said
+
+    def _is_outdated(self) -> bool:
+        """Whether the reload under way is to be withdrawn for another."""
+        try:
+            outdated = self._reloading.is_outdated()
+        except PenstockError as error:
+            self._say(f"SIGHUP: refused, the reload under way goes on: {error.message}")
+            return False
+        self._say(
+            "SIGHUP: the reload under way is withdrawn for another"
+            if outdated
+            else "SIGHUP: the reload under way goes on, the configuration has not changed since"
+        )
+        return outdated
 
     async def carry_out(self, ask: Ask, tell: Tell) -> str:
         """Does what is asked; returns the outcome.

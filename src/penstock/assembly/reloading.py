@@ -54,6 +54,7 @@ class Reloading:
         lock: Callable[[ModelConfig], object],
     ) -> None:
         self.loaded = loaded
+        self._followed = loaded
         self._load = load
         self._supervisor = supervisor
         self._gateway = gateway
@@ -69,6 +70,14 @@ class Reloading:
         """Those in force, by name."""
         return {model.name: model for model in self.loaded.config.models}
 
+    def is_outdated(self) -> bool:
+        """Whether the configuration is another now than the one that was followed last.
+
+        Raises:
+            PenstockError: it has mistakes.
+        """
+        return self._load() != self._followed
+
     async def run(self, *, in_place: bool, ready_within_s: float, tell: Tell) -> str:
         """One reload; returns what came of it.
 
@@ -76,6 +85,7 @@ class Reloading:
             PenstockError: the configuration has mistakes or can't be followed; everything is as it was.
         """
         loaded, before = self._load(), self.loaded
+        self._followed = loaded
         config = loaded.config
         self._known.update(self.models)
         await self._engines.check_aside(loaded, self._is_to_start)
