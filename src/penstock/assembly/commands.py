@@ -18,6 +18,8 @@ from penstock.supervisor.keeper import Keeper
 from penstock.supervisor.loop import Supervisor
 from penstock.telemetry.notify import Notifier
 
+WHEN_LOST = "see `penstock status`, mend the cause, then `penstock restart MODEL`"
+
 
 class Commands:
     """Restarts and reloads, for the control socket and SIGHUP.
@@ -117,13 +119,13 @@ class Commands:
         if ask.command == "restart":
             what, failed, act = f"restart of {ask.replica or ask.model}", "failed", self._restart
         else:
-            what, failed, act = "reload", "refused, nothing has changed", self._reload
+            what, failed, act = "reload", "refused", self._reload
 
         def tell_all(about: str, text: str) -> None:
             self._say(f"{what}: {about}: {text}" if about else f"{what}: {text}")
             tell(about, text)
 
-        self._under_way, before = what, self._reloading.loaded
+        self._under_way, before, down = what, self._reloading.loaded, self._down()
         try:
             with self._supervisor.changing():
                 outcome = await act(ask, tell_all)
@@ -131,9 +133,15 @@ class Commands:
             self._say(f"{what}: withdrawn")
             raise
         except PenstockError as error:
-            hint = "everything is as it was before"
+            lost = ", ".join(name for name in self._down() if name not in down)
             if self._reloading.loaded is not before:
                 failed, hint = "not finished", "the new configuration is in force; reload again to finish"
+            elif lost:
+                hint = f"not up: {lost}, and what ran before is stopped; {WHEN_LOST}"
+            elif ask.command == "reload":
+                failed, hint = "refused, nothing has changed", "everything is as it was before"
+            else:
+                hint = "as many replicas serve as before"
             self._say(f"{what} {failed}: {error.message}")
             error.hint = error.hint or hint
             raise
@@ -147,6 +155,11 @@ class Commands:
             self._under_way = ""
         self._say(f"{what}: {outcome}")
         return outcome
+
+    def _down(self) -> list[str]:
+        """The replicas that are not up."""
+        keepers = self._supervisor.all_keepers()
+        return [keeper.part.name for keeper in keepers if not keeper.became_ready.is_set()]
 
     async def _reload(self, ask: Ask, tell: Tell) -> str:
         with self._notifier.reloading():
