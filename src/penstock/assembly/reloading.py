@@ -40,7 +40,7 @@ class Reloading:
 
     Args:
         load: reads it anew; raises ConfigError.
-        lock: makes this process the only one that runs a model here; raises PenstockError.
+        lock: makes this process the only one that runs a model here, in a thread; raises PenstockError.
     """
 
     def __init__(
@@ -102,8 +102,7 @@ class Reloading:
             tell("", line)
         for model in config.models:
             if is_started(model) and model.name not in self._locked:
-                self._lock(model)
-                self._locked.add(model.name)
+                await self._rolling.whole(self._take(model))
         self._engines.adopt(loaded)
         try:
             for swap in swaps:
@@ -118,6 +117,11 @@ class Reloading:
         self.loaded = loaded
         await self._take_away(config, tell)
         return "the new configuration is in force" if told else "nothing has changed"
+
+    async def _take(self, model: ModelConfig) -> None:
+        """Locks it, aside: what an earlier supervisor left of it may take half a minute to end."""
+        await asyncio.to_thread(self._lock, model)
+        self._locked.add(model.name)
 
     def _is_to_start(self, model: ModelConfig) -> bool:
         before = self.models.get(model.name)
