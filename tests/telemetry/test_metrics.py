@@ -8,6 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from penstock.core.config import Address, ModelConfig
 from penstock.core.record import Attempt, Outcome, RequestRecord, Usage
+from penstock.gateway.hedge import OUTRUN
 from penstock.policy.breaker import Breaker, Trust
 from penstock.policy.fleet import Fleet, Replica, State
 from penstock.store.runtime import PartReport
@@ -34,7 +35,7 @@ def complete(**members: Any) -> RequestRecord:
         "status": 200,
         "priority": "batch",
         "outcome": Outcome.COMPLETE,
-        "body_read_s": 100.0,
+        "lined_up_s": 100.0,
         "admitted_s": 100.25,
         "first_token_s": 100.5,
         "last_token_s": 101.5,
@@ -87,6 +88,37 @@ def test_a_request_is_counted_once_in_every_place() -> None:
     assert found["penstock_tokens_total", labels(kind="prompt", model="m")] == 7
     assert found["penstock_tokens_total", labels(kind="completion", model="m")] == 3
     assert found["penstock_retries_total", labels(failure="lost", model="m")] == 1
+
+
+def test_only_what_failed_before_its_client_saw_a_byte_counts_as_tried_again() -> None:
+    m = metrics()
+    outrun = Attempt("a", "least_load", 100.25, failure=OUTRUN)
+    cut = Attempt("a", "least_load", 100.25, status=200, failure="engine_connection_lost")
+    refused = Attempt("b", "continue", 100.5, failure="refused")
+    last = Attempt("c", "continue", 100.5)
+    m.observe(
+        [
+            complete(hedged=True, attempts=[outrun, last]),
+            complete(continuations=1, attempts=[cut, refused, last]),
+        ]
+    )
+
+    retries = {names: value for (name, names), value in page(m).items() if name == "penstock_retries_total"}
+    assert retries == {labels(model="m", failure="refused"): 1}
+
+
+def test_who_waited_in_vain_has_waited_and_who_was_turned_away_at_once_has_not() -> None:
+    m = metrics()
+    m.observe(
+        [
+            record(model="m", lined_up_s=100.0, ended_s=130.0, error_code="queue_timeout", fault="gateway"),
+            record(model="m", lined_up_s=100.0, ended_s=100.0, error_code="queue_full", fault="gateway"),
+        ]
+    )
+
+    waits = labels(model="m", **{"class": "none"})
+    assert page(m)["penstock_queue_wait_seconds_sum", waits] == 30.0
+    assert page(m)["penstock_queue_wait_seconds_count", waits] == 1
 
 
 def test_a_request_that_was_refused_has_no_times_of_an_answer() -> None:

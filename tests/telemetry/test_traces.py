@@ -32,6 +32,7 @@ def record(*, trace: Trace | None = TRACE, **members: object) -> RequestRecord:
         "status": 200,
         "outcome": Outcome.COMPLETE,
         "body_read_s": 100.001,
+        "lined_up_s": 100.001,
         "admitted_s": 100.101,
         "first_token_s": 100.5,
         "last_token_s": 100.9,

@@ -41,7 +41,11 @@ SILENCE = _gauge(
     "model",
 )
 TOKENS = _counter("penstock_tokens_total", "Tokens in and out.", "model", "kind")
-RETRIES = _counter("penstock_retries_total", "Attempts that failed and were made again.", "model", "failure")
+RETRIES = _counter(
+    "penstock_retries_total",
+    "Attempts that failed before their client had a byte of them, and were made again.",
+    *("model", "failure"),
+)
 CONTINUATIONS = _counter(
     "penstock_continuations_total", "Answers that another replica went on with.", "model"
 )
@@ -54,10 +58,14 @@ TTFT = _times("penstock_ttft_seconds", "Arrival to the first token sent.", "mode
 TPOT = _times(
     "penstock_tpot_seconds", "Time per token after the first one, the mean of each request.", "model"
 )
-QUEUE_WAIT = _times("penstock_queue_wait_seconds", "Waits in line for a permit.", "model", "class")
+QUEUE_WAIT = _times(
+    "penstock_queue_wait_seconds",
+    "Waits in line for a permit, of those too who left before it came.",
+    *("model", "class"),
+)
 OVERHEAD = _times(
     "penstock_gateway_overhead_seconds",
-    "Arrival of a request to the start of its first attempt, without its wait in line.",
+    "Arrival of a request to the start of its first attempt, without the waits for its body and in line.",
     "model",
 )
 

@@ -10,6 +10,7 @@ from penstock.core.config import ModelConfig
 from penstock.core.record import RequestRecord
 from penstock.policy.admit import Reason
 from penstock.policy.objectives import judged
+from penstock.policy.retry import Failure
 from penstock.telemetry import catalog
 from penstock.telemetry.boundaries import LATENCY_S, OVERHEAD_S, Boundaries, boundaries_of
 from penstock.telemetry.families import Family, Times
@@ -20,6 +21,10 @@ OTHER = "other"
 NO_CLASS = "none"
 _STATUSES = frozenset({*map(int, HTTPStatus), 499})  # an engine may answer with any number
 _REASONS = frozenset(Reason)
+# Who was turned away by these has not waited; who had to make room for another is one of a few.
+_AT_ONCE = _REASONS - {Reason.QUEUE_TIMEOUT}
+# How attempts fail that are made again. Who was outrun in a race, or lost amid its answer, is counted elsewhere.
+_RETRIED = frozenset(Failure)
 # Limits of a client's address, by the code of their error; those of a key or tenant are on the record.
 _ADDRESS_LIMITS = {
     "too_many_requests_from_address": "address_requests_per_second",
@@ -117,7 +122,7 @@ class _OfModel:
             self.duration.observe(duration_s)
         if (ttft_s := record.ttft_s) is not None:
             self.ttft.observe(ttft_s)
-        if (queue_s := record.queue_s) is not None:
+        if (queue_s := record.queue_s) is not None and record.error_code not in _AT_ONCE:
             times = self.queue.get(priority)
             if times is None:
                 times = self.queue[priority] = Times(LATENCY_S)
@@ -171,7 +176,8 @@ class RequestCounts:
         if record.error_code:
             self._observe_error(record, model, priority)
         for attempt in record.attempts[:-1]:
-            self._retries.add(model, attempt.failure)
+            if attempt.failure in _RETRIED:
+                self._retries.add(model, attempt.failure)
 
     def _observe_error(self, record: RequestRecord, model: str, priority: str) -> None:
         code = record.error_code
