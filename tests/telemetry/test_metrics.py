@@ -80,7 +80,7 @@ def test_a_request_is_counted_once_in_every_place() -> None:
         **{"class": "batch"},
     )
     assert found["penstock_requests_total", ending] == 1
-    assert found["penstock_request_duration_seconds_sum", labels(model="m")] == 2.0
+    assert found["penstock_request_duration_seconds_sum", labels(model="m", outcome="complete")] == 2.0
     assert found["penstock_ttft_seconds_sum", labels(model="m")] == 0.5
     assert found["penstock_tpot_seconds_sum", labels(model="m")] == 0.5
     assert found["penstock_queue_wait_seconds_sum", labels(model="m", **{"class": "batch"})] == 0.25
@@ -123,11 +123,23 @@ def test_who_waited_in_vain_has_waited_and_who_was_turned_away_at_once_has_not()
 
 def test_a_request_that_was_refused_has_no_times_of_an_answer() -> None:
     m = metrics()
-    m.observe([record(status=401, fault="client")])
+    m.observe([record(status=401, fault="client", ended_s=100.001)])
 
     found = page(m)
     assert found["penstock_ttft_seconds_count", labels(model="other")] == 0
-    assert found["penstock_request_duration_seconds_count", labels(model="other")] == 0
+    assert found["penstock_request_duration_seconds_count", labels(model="other", outcome="complete")] == 0
+    assert found["penstock_request_duration_seconds_count", labels(model="other", outcome="rejected")] == 1
+
+
+def test_an_engine_s_error_that_came_whole_is_no_whole_answer() -> None:
+    m = metrics()
+    m.observe([complete(status=500, fault="engine", error_code="engine_status_500")])
+
+    found = page(m)
+    assert found["penstock_request_duration_seconds_count", labels(model="m", outcome="complete")] == 0
+    assert found["penstock_request_duration_seconds_count", labels(model="m", outcome="rejected")] == 1
+    outcomes = {dict(names)["outcome"] for name, names in found if name == "penstock_requests_total"}
+    assert outcomes == {"rejected"}
 
 
 def test_why_a_request_was_turned_away_is_told_by_the_line_and_by_the_limit() -> None:
@@ -199,7 +211,12 @@ def test_every_limit_is_a_boundary_of_its_histogram_for_every_model() -> None:
     for name in ("m", "n"):
         assert found["penstock_ttft_seconds_bucket", labels(model=name, le="0.333")] == 0
         assert found["penstock_tpot_seconds_bucket", labels(model=name, le="0.044")] == 0
-        assert found["penstock_request_duration_seconds_bucket", labels(model=name, le="7.0")] == 1
+        assert (
+            found[
+                "penstock_request_duration_seconds_bucket", labels(model=name, outcome="complete", le="7.0")
+            ]
+            == 1
+        )
 
 
 def test_a_model_that_a_reload_added_has_the_boundaries_of_the_others() -> None:

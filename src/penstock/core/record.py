@@ -105,6 +105,12 @@ class RequestRecord(msgspec.Struct):
         return (self.usage.prompt_tokens or 0) + (self.usage.completion_tokens or 0)
 
     @property
+    def told_outcome(self) -> Outcome:
+        """The outcome as it is told: an engine's error that came whole is an error all the same."""
+        is_error = self.outcome is Outcome.COMPLETE and self.fault
+        return Outcome.REJECTED if is_error else self.outcome
+
+    @property
     def duration_s(self) -> float | None:
         """The whole request, from its first byte in to its last byte out."""
         return None if self.ended_s is None else self.ended_s - self.arrived_s

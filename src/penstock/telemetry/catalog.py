@@ -24,7 +24,7 @@ def _times(name: str, text: str, *labels: str) -> Family:
 
 REQUESTS = _counter(
     "penstock_requests_total",
-    "Requests that have ended.",
+    "Requests for an engine that have ended.",
     *("route", "model", "class", "status", "outcome", "fault"),
 )
 ERRORS = _counter("penstock_errors_total", "Requests that ended with an error, by its code.", "model", "code")
@@ -53,7 +53,11 @@ HEDGES = _counter("penstock_hedges_total", "Requests for which a second attempt 
 REPLAYS = _counter("penstock_replays_total", "Requests answered by an answer made before.", "model")
 COST = _counter("penstock_cost_usd_total", "Cost at the configured prices.", "model")
 
-DURATION = _times("penstock_request_duration_seconds", "Whole requests (E2E).", "model")
+DURATION = _times(
+    "penstock_request_duration_seconds",
+    "Arrival of a request to its end (E2E), by what that was: only `complete` ones have a whole answer.",
+    *("model", "outcome"),
+)
 TTFT = _times("penstock_ttft_seconds", "Arrival to the first token sent.", "model")
 TPOT = _times(
     "penstock_tpot_seconds", "Time per token after the first one, the mean of each request.", "model"

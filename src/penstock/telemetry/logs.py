@@ -187,7 +187,7 @@ def request_line(record: RequestRecord) -> RequestLine:
         record.key_id,
         record.stream,
         record.status,
-        record.outcome,
+        record.told_outcome,
         record.fault,
         record.error_code,
         record.replica,

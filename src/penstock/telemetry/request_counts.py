@@ -7,7 +7,7 @@ from http import HTTPStatus
 from operator import attrgetter
 
 from penstock.core.config import ModelConfig
-from penstock.core.record import RequestRecord
+from penstock.core.record import Outcome, RequestRecord
 from penstock.policy.admit import Reason
 from penstock.policy.objectives import judged
 from penstock.policy.retry import Failure
@@ -67,7 +67,7 @@ class _OfModel:
     """What is counted of one model."""
 
     __slots__ = (
-        *("completion_tokens", "continuations", "cost_usd", "duration", "good", "hedges", "judged"),
+        *("_e2e", "completion_tokens", "continuations", "cost_usd", "duration", "good", "hedges", "judged"),
         *("limits_s", "overhead", "prompt_tokens", "queue", "replays", "targets", "tpot", "ttft"),
     )
 
@@ -88,7 +88,9 @@ class _OfModel:
 
     def measure_by(self, boundaries: Boundaries) -> None:
         """Begins the histograms anew, with other boundaries: to Prometheus, as if the gateway were started again."""
-        self.duration = Times(boundaries.e2e)
+        self._e2e = boundaries.e2e
+        # from the first scrape on, as those below
+        self.duration = {Outcome.COMPLETE.value: Times(boundaries.e2e)}
         self.ttft = Times(boundaries.ttft)
         self.tpot = Times(boundaries.tpot)
 
@@ -119,18 +121,23 @@ class _OfModel:
 
     def _observe_times(self, record: RequestRecord, priority: str) -> None:
         if (duration_s := record.duration_s) is not None:
-            self.duration.observe(duration_s)
+            _times(self.duration, record.told_outcome.value, self._e2e).observe(duration_s)
         if (ttft_s := record.ttft_s) is not None:
             self.ttft.observe(ttft_s)
         if (queue_s := record.queue_s) is not None and record.error_code not in _AT_ONCE:
-            times = self.queue.get(priority)
-            if times is None:
-                times = self.queue[priority] = Times(LATENCY_S)
-            times.observe(queue_s)
+            _times(self.queue, priority, LATENCY_S).observe(queue_s)
         if (tpot_s := record.tpot_s) is not None:
             self.tpot.observe(tpot_s)
         if (overhead_s := record.overhead_s) is not None:
             self.overhead.observe(overhead_s)
+
+
+def _times(known: dict[str, Times], name: str, bounds: tuple[float, ...]) -> Times:
+    """The histogram of this name, made when it is first needed."""
+    times = known.get(name)
+    if times is None:
+        times = known[name] = Times(bounds)
+    return times
 
 
 class RequestCounts:
@@ -169,7 +176,7 @@ class RequestCounts:
         priority = record.priority or NO_CLASS
         route = record.route if record.route in ROUTES else OTHER
         status = str(record.status) if record.status in _STATUSES else OTHER
-        self._endings.add(route, model, priority, status, record.outcome.value, record.fault)
+        self._endings.add(route, model, priority, status, record.told_outcome.value, record.fault)
         of_model.observe(record, priority)
         if of_model.targets:
             of_model.judge(record)
@@ -202,9 +209,10 @@ class RequestCounts:
             yield from family.lines(((name,), count_of(of)) for name, of in shown)
         for family, times_of in _HISTOGRAMS:
             yield from family.times(((name,), times_of(of)) for name, of in shown)
-        yield from catalog.QUEUE_WAIT.times(
-            ((name, priority), times) for name, of in shown for priority, times in of.queue.items()
-        )
+        for family, by_name in _HISTOGRAMS_BY_NAME:
+            yield from family.times(
+                ((model, name), times) for model, of in shown for name, times in by_name(of).items()
+            )
         yield from self._objectives()
 
     def _objectives(self) -> Iterator[str]:
@@ -223,10 +231,13 @@ _COUNTERS = (
     (catalog.REPLAYS, attrgetter("replays")),
 )
 _HISTOGRAMS = (
-    (catalog.DURATION, attrgetter("duration")),
     (catalog.TTFT, attrgetter("ttft")),
     (catalog.TPOT, attrgetter("tpot")),
     (catalog.OVERHEAD, attrgetter("overhead")),
+)
+_HISTOGRAMS_BY_NAME = (
+    (catalog.DURATION, attrgetter("duration")),
+    (catalog.QUEUE_WAIT, attrgetter("queue")),
 )
 _OBJECTIVES = (
     (catalog.SLO_REQUESTS, attrgetter("judged")),

@@ -146,7 +146,7 @@ def _attributes(record: RequestRecord) -> dict[str, AttributeValue]:
         "penstock.tenant": record.tenant,
         "penstock.key_id": record.key_id,
         "penstock.priority": record.priority or None,
-        "penstock.outcome": record.outcome.value,
+        "penstock.outcome": record.told_outcome.value,
         "penstock.fault": record.fault or None,
         "penstock.replica": record.replica or None,
         "penstock.attempts": len(record.attempts),
