@@ -311,9 +311,11 @@ def test_connections_beyond_the_limit_get_503_and_the_rest_go_on(folder: Path, s
         for sock in held:
             sock.close()
         served = wait_until(lambda: still_serves(server), "room for a connection")
+        metrics = server.admin("/metrics", key="").body.decode()
 
     assert b" 503 " in reply.splitlines()[0]
     assert b"too_many_connections" in reply
+    assert 'penstock_connections_refused_total{code="too_many_connections"} 1' in metrics
     assert served
 
 

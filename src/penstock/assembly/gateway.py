@@ -14,6 +14,7 @@ import uvloop
 
 from penstock.assembly.gateway_metrics import (
     Health,
+    show_connections,
     show_fleet,
     show_health,
     show_inference,
@@ -153,6 +154,7 @@ class _Gateway:
         self._reload = GatewayReload(self._settings, load, self._follow, worker, self._log, notifier)
         self._show()
         self._server = self._listeners(config)
+        show_connections(self._metrics, self._server)
 
     async def run(self) -> None:
         """Serves until it is told to stop and has drained."""

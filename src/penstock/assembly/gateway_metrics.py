@@ -13,6 +13,7 @@ from penstock.gateway.inference import Inference
 from penstock.gateway.lines import Lines
 from penstock.gateway.replicas import Replicas
 from penstock.gateway.routing import Routing
+from penstock.gateway.server import GatewayServer
 from penstock.gateway.settings import Settings
 from penstock.telemetry import catalog
 from penstock.telemetry.fleet_state import fleet_lines, line_lines
@@ -55,6 +56,11 @@ def show_fleet(
             time.monotonic(),
         )
     )
+
+
+def show_connections(metrics: Metrics, server: GatewayServer) -> None:
+    """Shows what was refused before there was a request."""
+    metrics.add(lambda: catalog.REFUSED.lines(((code,), count) for code, count in server.refused.items()))
 
 
 def show_inference(metrics: Metrics, inference: Inference) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import signal
 import socket
 import time
+from collections.abc import Mapping
 from email.utils import formatdate
 from typing import Any
 
@@ -60,6 +61,11 @@ class GatewayServer:
         api = public.api if addresses is None else _WithAddressLimit(public.api, addresses)
         self._public = Listener(limits, _WithRequestId(api), inference.start, inference_route, addresses)
         self._admin = Listener(limits, _WithRequestId(admin))
+
+    @property
+    def refused(self) -> Mapping[str, int]:
+        """How often connections to the public listener were ended without a request, by the code of the error."""
+        return self._public.refused
 
     async def run(self, notifier: Notifier, *, reuse_port: bool = False) -> None:
         """Serves.

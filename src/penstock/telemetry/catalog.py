@@ -31,6 +31,11 @@ ERRORS = _counter("penstock_errors_total", "Requests that ended with an error, b
 LIMITS_HIT = _counter(
     "penstock_limits_hit_total", "Requests that a limit of their own caller refused.", "model", "limit"
 )
+REFUSED = _counter(
+    "penstock_connections_refused_total",
+    "Connections ended with an error before there was a request: too many, bad HTTP, a head too large or too late.",
+    "code",
+)
 IN_PROGRESS = _gauge("penstock_requests_in_progress", "Requests under way.")
 STREAMS = _gauge(
     "penstock_streams", "Streams whose first token has been sent and whose end has not.", "model"
@@ -153,7 +158,7 @@ CATALOG: tuple[tuple[str, tuple[Family, ...]], ...] = (
     (
         "Requests",
         (
-            *(REQUESTS, ERRORS, LIMITS_HIT, IN_PROGRESS, STREAMS, SILENCE, TOKENS, RETRIES),
+            *(REQUESTS, ERRORS, LIMITS_HIT, REFUSED, IN_PROGRESS, STREAMS, SILENCE, TOKENS, RETRIES),
             *(CONTINUATIONS, HEDGES, REPLAYS, COST),
         ),
     ),

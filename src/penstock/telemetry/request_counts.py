@@ -25,11 +25,8 @@ _REASONS = frozenset(Reason)
 _AT_ONCE = _REASONS - {Reason.QUEUE_TIMEOUT}
 # How attempts fail that are made again. Who was outrun in a race, or lost amid its answer, is counted elsewhere.
 _RETRIED = frozenset(Failure)
-# Limits of a client's address, by the code of their error; those of a key or tenant are on the record.
-_ADDRESS_LIMITS = {
-    "too_many_requests_from_address": "address_requests_per_second",
-    "too_many_connections_from_address": "address_connections_max",
-}
+# The limit of a client's address, by the code of its error; those of a key or tenant are on the record.
+_ADDRESS_LIMITS = {"too_many_requests_from_address": "address_requests_per_second"}
 # Series of one family: what is beyond, in a gateway of 50 models that meets every kind of trouble, counts as `other`.
 SERIES_MAX = 5000
 
