@@ -140,7 +140,7 @@ class _Gateway:
             self._on_bug,
         )
         self._metrics = Metrics(self._settings.models, self._on_bug)
-        takers = [self._metrics.observe, RequestLog(self._log, config.log.format).write]
+        takers = [self._metrics.observe, RequestLog(self._log).write]
         self._traces = self._trace(config.traces)
         if self._traces is not None:
             takers.append(self._traces.take)
@@ -316,6 +316,8 @@ class _Gateway:
     def _follow(self) -> None:
         """What goes by the settings follows them."""
         self._records.flush()
+        log = self._settings.config.log
+        self._log.follow(log.level, log.format)
         self._metrics.follow(self._settings.models)
         for replica in self._replicas.fleet.replicas:
             self._permits.meet(replica)
