@@ -245,7 +245,7 @@ class _Gateway:
 
     def _show(self) -> None:
         show_fleet(self._metrics, self._settings, self._replicas, self._lines, self._routing)
-        show_inference(self._metrics, self._inference)
+        show_inference(self._metrics, self._settings, self._inference)
         show_stores(self._metrics, self._stores)
         show_health(self._metrics, self._settings, self._reload, self._health)
 
