@@ -15,7 +15,7 @@ from penstock.assembly.pulling import Wanted, prepare
 from penstock.core.config import ModelConfig
 from penstock.core.errors import PenstockError
 from penstock.engines.hub import Hub, HubName
-from penstock.engines.model_files import DEMO_FOLDER
+from penstock.engines.paths import DEMO_FOLDER
 from penstock.planner.hardware import GIB, main_memory, parse_gpus
 from tests.engines.hub_look_alike import LookAlike, Repo, folder, serving
 from tests.planner.models import FOLDER

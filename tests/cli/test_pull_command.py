@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from penstock.engines.model_files import DEMO_FOLDER
+from penstock.engines.paths import DEMO_FOLDER
 from tests.cli.conftest import Command
 from tests.engines.hub_look_alike import Fault, LookAlike, Repo, folder, serving
 

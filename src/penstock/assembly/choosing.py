@@ -15,8 +15,8 @@ from penstock.core.errors import PenstockError
 from penstock.engines.catalog import SPECS
 from penstock.engines.hub import Hub, HubError, HubName, parse_name
 from penstock.engines.hub_cache import cache_folder, snapshot
-from penstock.engines.model_files import DEMO_FOLDER, cached, describe, gguf_files
-from penstock.engines.paths import path_of
+from penstock.engines.model_files import cached, describe, gguf_files
+from penstock.engines.paths import DEMO_FOLDER, path_of
 from penstock.engines.remote_model import remote_config, remote_gguf
 from penstock.planner.choice import Chosen, for_gpus, pick
 from penstock.planner.hardware import Gpu
