@@ -150,6 +150,7 @@ class _Gateway:
             self._on_bug,
         )
         self._board = Board(home.workers, worker.number)
+        self._posts = True
         self._overview = self._look()
         self._reload = GatewayReload(self._settings, load, self._follow, worker, self._log, notifier)
         self._show()
@@ -352,16 +353,18 @@ class _Gateway:
             self._health.note_lag(time.monotonic() - due_s)
 
     async def _post(self) -> None:
-        posts = True
         while True:
-            try:
-                self._board.post(self._overview.own(), self._own_exposition().decode())
-                posts = True
-            except OSError as error:
-                if posts:  # said once: the others do not see this worker now
-                    self._log.error("this worker can't tell the others of itself", why=str(error))
-                posts = False
+            self._tell_others(self._own_exposition())
             await asyncio.sleep(POST_EVERY_S)
+
+    def _tell_others(self, exposition: bytes) -> None:
+        try:
+            self._board.post(self._overview.own(), exposition.decode())
+            self._posts = True
+        except OSError as error:
+            if self._posts:  # said once: the others do not see this worker now
+                self._log.error("this worker can't tell the others of itself", why=str(error))
+            self._posts = False
 
     async def _other_views(self) -> list[dict[str, Any]]:
         if self._worker.count == 1:
@@ -373,7 +376,10 @@ class _Gateway:
         return self._metrics.exposition()
 
     async def _exposition(self) -> bytes:
-        return await asyncio.to_thread(self._whole_exposition, self._own_exposition())
+        own = self._own_exposition()
+        if self._worker.count > 1:  # first, so that no other worker shows less than this page does
+            self._tell_others(own)
+        return await asyncio.to_thread(self._whole_exposition, own)
 
     def _whole_exposition(self, own: bytes) -> bytes:
         """Those of all workers as one, and the supervisor's parts; reads files, and maybe megabytes of text: not
