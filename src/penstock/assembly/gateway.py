@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import uvloop
@@ -35,6 +36,7 @@ from penstock.engines.spec import EngineSpec
 from penstock.gateway.addresses import client_addresses
 from penstock.gateway.admin import build_admin
 from penstock.gateway.api import build_api
+from penstock.gateway.api_answers import ApiAnswers
 from penstock.gateway.attempts import Attempts
 from penstock.gateway.charges import Charges
 from penstock.gateway.idempotency import Idempotency
@@ -140,6 +142,7 @@ class _Gateway:
             self._on_bug,
         )
         self._metrics = Metrics(self._settings.models, self._on_bug)
+        self._answers = ApiAnswers(partial(self._log.info, "api_request"))
         takers = [self._metrics.observe, RequestLog(self._log).write]
         self._traces = self._trace(config.traces)
         if self._traces is not None:
@@ -155,7 +158,7 @@ class _Gateway:
         self._reload = GatewayReload(self._settings, load, self._follow, worker, self._log, notifier)
         self._show()
         self._server = self._listeners(config)
-        show_connections(self._metrics, self._server)
+        show_connections(self._metrics, self._answers, self._server)
 
     async def run(self) -> None:
         """Serves until it is told to stop and has drained."""
@@ -290,7 +293,7 @@ class _Gateway:
             self._reload.asked,
         )
         api = build_api(self._settings, self._replicas, self._keys, lambda: self._inference.draining)
-        front = Front(self._inference, api)
+        front = Front(self._inference, api, self._answers)
         return GatewayServer(config.gateway, front, admin, self._inference, self._addresses)
 
     # -- what is told ---------------------------------------------------------------------------------

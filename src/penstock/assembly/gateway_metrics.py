@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from penstock.assembly.gateway_reload import GatewayReload
 from penstock.assembly.stores import Stores
+from penstock.gateway.api_answers import ApiAnswers
 from penstock.gateway.inference import Inference
 from penstock.gateway.lines import Lines
 from penstock.gateway.replicas import Replicas
@@ -59,8 +60,9 @@ def show_fleet(
     )
 
 
-def show_connections(metrics: Metrics, server: GatewayServer) -> None:
-    """Shows what was refused before there was a request."""
+def show_connections(metrics: Metrics, answers: ApiAnswers, server: GatewayServer) -> None:
+    """Shows what was answered without an engine, and what was refused before there was a request."""
+    metrics.add(lambda: catalog.API_REQUESTS.lines(answers.counts.items()))
     metrics.add(lambda: catalog.REFUSED.lines(((code,), count) for code, count in server.refused.items()))
 
 

@@ -31,6 +31,11 @@ ERRORS = _counter("penstock_errors_total", "Requests that ended with an error, b
 LIMITS_HIT = _counter(
     "penstock_limits_hit_total", "Requests that a limit of their own caller refused.", "model", "limit"
 )
+API_REQUESTS = _counter(
+    "penstock_api_requests_total",
+    "Requests that the gateway answered by itself: health, models, docs, and routes that there are not (`other`).",
+    *("route", "status"),
+)
 REFUSED = _counter(
     "penstock_connections_refused_total",
     "Connections ended with an error before there was a request: too many, bad HTTP, a head too large or too late.",
@@ -158,7 +163,18 @@ CATALOG: tuple[tuple[str, tuple[Family, ...]], ...] = (
     (
         "Requests",
         (
-            *(REQUESTS, ERRORS, LIMITS_HIT, REFUSED, IN_PROGRESS, STREAMS, SILENCE, TOKENS, RETRIES),
+            *(
+                REQUESTS,
+                ERRORS,
+                LIMITS_HIT,
+                API_REQUESTS,
+                REFUSED,
+                IN_PROGRESS,
+                STREAMS,
+                SILENCE,
+                TOKENS,
+                RETRIES,
+            ),
             *(CONTINUATIONS, HEDGES, REPLAYS, COST),
         ),
     ),

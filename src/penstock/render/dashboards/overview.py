@@ -188,13 +188,19 @@ PAGE = Page(
                     (Query(rate("penstock_limits_hit_total", "limit"), "{{limit}}"),),
                 ),
                 Panel(
-                    "Connections refused",
-                    "Before there was a request: too many of them (gateway.connections_max), or no HTTP that can be read.",
+                    "Refused without an engine",
+                    "Routes that there are not (a client's base URL is wrong), keys that are none, and connections ended "
+                    "before there was a request: too many of them (gateway.connections_max), or no HTTP.",
                     PER_SECOND,
                     (
                         Query(
                             "sum by (code) (rate(penstock_connections_refused_total[$__rate_interval]))",
                             "{{code}}",
+                        ),
+                        Query(
+                            "sum by (route, status) (rate(penstock_api_requests_total"
+                            '{route!="/ready", status=~"[45].."}[$__rate_interval]))',
+                            "{{route}} {{status}}",
                         ),
                     ),
                 ),
