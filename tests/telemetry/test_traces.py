@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -20,6 +21,12 @@ from penstock.telemetry.traces import SpanCounts, Traces, open_exporter
 EPOCH_S = 1_700_000_000.0
 RESOURCE = Resource({"service.name": "test"})
 TRACE = Trace(trace_id=2**100 + 1, span_id=2**60, parent_id=0, sampled=True)
+
+
+@pytest.fixture(autouse=True)
+def library_may_speak_again() -> Iterator[None]:
+    yield
+    logging.getLogger("opentelemetry").setLevel(logging.NOTSET)
 
 
 def record(*, trace: Trace | None = TRACE, **members: object) -> RequestRecord:
