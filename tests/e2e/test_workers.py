@@ -122,6 +122,17 @@ def test_a_slow_disk_holds_up_who_looks_at_the_workers_and_nobody_else(front: Ga
     assert (waits, status) == (True, 200)
 
 
+def test_no_counter_falls_whichever_worker_shows_it(front: Gateway) -> None:
+    seen: dict[str, float] = {}
+    for _ in range(40):
+        assert front.ask("hi", "m", max_tokens=1).status == 200
+        for line in front.admin("/metrics", key="").body.decode().splitlines():
+            series, _, value = line.rpartition(" ")
+            if series.startswith(("penstock_requests_total", "penstock_request_duration_seconds_count")):
+                assert float(value) >= seen.get(series, 0), series
+                seen[series] = float(value)
+
+
 def test_sigterm_ends_every_worker(front: Gateway) -> None:
     children = pids(front)
 

@@ -843,7 +843,7 @@ def test_an_engine_that_goes_another_way_is_stopped_before_it_is_heard(reads: tu
 def test_the_head_tells_which_replica_answered_and_where_the_time_went() -> None:
     async def scene() -> None:
         s = Scene()
-        s.record.authenticated_s, s.record.body_read_s, s.record.admitted_s = 0.001, 0.002, 0.102
+        s.record.authenticated_s, s.record.lined_up_s, s.record.admitted_s = 0.001, 0.002, 0.102
         s.record.attempts.append(Attempt("m-1", "only_one", started_s=0.2, connected_s=0.203))
         await s.play(s.stream(), ROLE, HELLO + DONE)
 

@@ -74,6 +74,7 @@ class RequestRecord(msgspec.Struct):
     priority: str = ""  # the class in which it waited
     authenticated_s: float | None = None
     body_read_s: float | None = None
+    lined_up_s: float | None = None  # it came to the line, with all that has to be known of it before
     admitted_s: float | None = None
     first_byte_s: float | None = None
     first_token_s: float | None = None
@@ -107,6 +108,12 @@ class RequestRecord(msgspec.Struct):
         return (self.usage.prompt_tokens or 0) + (self.usage.completion_tokens or 0)
 
     @property
+    def told_outcome(self) -> Outcome:
+        """The outcome as it is told: an engine's error that came whole is an error all the same."""
+        is_error = self.outcome is Outcome.COMPLETE and self.fault
+        return Outcome.REJECTED if is_error else self.outcome
+
+    @property
     def duration_s(self) -> float | None:
         """The whole request, from its first byte in to its last byte out."""
         return None if self.ended_s is None else self.ended_s - self.arrived_s
@@ -126,14 +133,20 @@ class RequestRecord(msgspec.Struct):
 
     @property
     def queue_s(self) -> float | None:
-        """The wait in line; None where it was not admitted."""
-        if self.admitted_s is None or self.body_read_s is None:
-            return None
-        return self.admitted_s - self.body_read_s
+        """The wait in line: until its turn came, or until it left; None where it did not come so far."""
+        left_s = self.ended_s if self.admitted_s is None else self.admitted_s
+        return None if self.lined_up_s is None or left_s is None else left_s - self.lined_up_s
 
     @property
     def overhead_s(self) -> float | None:
-        """Gateway time before the engine had the request: from arrival to the first attempt, without the line."""
+        """Time of the gateway's own before the first attempt: from arrival, without the client's body and the line."""
         if not self.attempts:
             return None
-        return self.attempts[0].started_s - self.arrived_s - (self.queue_s or 0.0)
+        return self.attempts[0].started_s - self.arrived_s - self._body_s - (self.queue_s or 0.0)
+
+    @property
+    def _body_s(self) -> float:
+        """For which the client was waited for."""
+        if self.body_read_s is None or self.authenticated_s is None:
+            return 0.0
+        return self.body_read_s - self.authenticated_s

@@ -293,6 +293,7 @@ class Inference:
             call.comments = self._comments(call)
             self._streams.add(call)
         try:
+            record.lined_up_s = self._clock()
             permit = await line.enter(
                 tenant.name,
                 weight=tenant.weight,

@@ -64,6 +64,10 @@ class ConnectionLimits:
     body_timeout_s: float
 
 
+# Shown from the first scrape on.
+_CONNECTION_LIMITS = ("too_many_connections", "too_many_connections_from_address")
+
+
 class Listener:
     """What all connections of one listening socket share.
 
@@ -89,6 +93,7 @@ class Listener:
         self.route_of = route_of
         self.connections: set[GatewayProtocol] = set()
         self.tasks: set[asyncio.Task[None]] = set()
+        self.refused = dict.fromkeys(_CONNECTION_LIMITS, 0)  # by code; what has no record is counted here
         self.date = b""
         self.date_line = b""
 
@@ -400,6 +405,8 @@ class GatewayProtocol(asyncio.Protocol):
         self._alarm.clear()
         if self._lingered_bytes is not None or self.transport.is_closing():
             return
+        refused = self.listener.refused
+        refused[error.code] = refused.get(error.code, 0) + 1
         if self._answering is not None:  # an answer is under way: no room for another
             self.transport.abort()
             return

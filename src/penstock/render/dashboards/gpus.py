@@ -207,7 +207,7 @@ PAGE = Page(
                     (
                         Query(
                             'sum by (instance) (rate(penstock_host_cpu_seconds_total{mode!~"idle|iowait"}[$__rate_interval])) '
-                            "/ max by (instance) (penstock_host_cpus)",
+                            "/ sum by (instance) (rate(penstock_host_cpu_seconds_total[$__rate_interval]))",
                             "{{instance}}",
                         ),
                     ),

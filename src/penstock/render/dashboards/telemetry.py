@@ -52,8 +52,8 @@ PAGE = Page(
                     BYTES,
                     (
                         Query(
-                            'sum by (instance) (process_resident_memory_bytes{job="penstock-gateway"})',
-                            "{{instance}}",
+                            'max by (instance, worker) (process_resident_memory_bytes{job="penstock-gateway"})',
+                            "{{instance}} {{worker}}",
                         ),
                     ),
                 ),
@@ -74,7 +74,7 @@ PAGE = Page(
                     COUNT,
                     (
                         Query(
-                            "sum by (result) (increase(penstock_config_reloads_total[1h]))",
+                            "sum by (result) (max by (instance, result) (increase(penstock_config_reloads_total[1h])))",
                             "reload {{result}}",
                         ),
                         Query("sum(increase(penstock_bugs_total[1h]))", "bugs"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from penstock.render.dashboards.page import (
     COUNT,
-    MODEL,
     PERCENT,
     SECONDS,
     USD,
@@ -29,11 +28,7 @@ PAGE = Page(
                     "Cost by model",
                     "At the configured prices, in an hour.",
                     USD,
-                    (
-                        Query(
-                            f"sum by (model) (increase(penstock_cost_usd_total{{{MODEL}}}[1h]))", "{{model}}"
-                        ),
-                    ),
+                    (Query("sum by (model) (increase(penstock_cost_usd_total[1h]))", "{{model}}"),),
                 ),
                 Panel(
                     "Cost by tenant and day",
