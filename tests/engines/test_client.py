@@ -15,12 +15,13 @@ from penstock.core.errors import DeadlineError, OverloadError, Phase
 from penstock.engines.client import (
     FETCH_BYTES_MAX,
     KEEPALIVE_AFTER_S,
+    KEEPALIVE_COUNT,
     KEEPALIVE_EVERY_S,
-    UNACKNOWLEDGED_S,
     ConnectRefusedError,
     Dialling,
     EngineClient,
 )
+from penstock.engines.connection import ROOM_BYTES, UNACKNOWLEDGED_S
 from penstock.engines.exchange import (
     UNREAD_BYTES_MAX,
     ConnectionLostError,
@@ -315,7 +316,26 @@ def test_a_connection_is_lost_where_nothing_is_acknowledged_and_one_that_idles_i
             assert option(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
             assert option(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == KEEPALIVE_AFTER_S
             assert option(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == KEEPALIVE_EVERY_S
+            assert option(socket.IPPROTO_TCP, socket.TCP_KEEPCNT) == KEEPALIVE_COUNT
             assert option(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == UNACKNOWLEDGED_S * 1000
+
+    run(scene())
+
+
+def test_a_large_request_waits_for_an_engine_that_does_not_read_and_the_next_one_is_small_again(
+    run: Any, engine: Any
+) -> None:
+    async def scene() -> None:
+        async with engine(answering(*[reply(b"")] * 3)) as e, closing(EngineClient()) as client:
+            limits_ms = []
+            for size in (ROOM_BYTES, 1, ROOM_BYTES):
+                await client.fetch(e.address, b"POST", b"/", body=b"x" * size, timeout_s=PLENTY_S)
+                (connection,) = client._pools[e.address].idle
+                assert connection._transport is not None
+                sock = connection._transport.get_extra_info("socket")
+                limits_ms.append(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT))
+
+            assert limits_ms == [0, UNACKNOWLEDGED_S * 1000, 0]
 
     run(scene())
 

@@ -23,14 +23,13 @@ CONNECTIONS_PER_ENGINE_MAX = 2048
 IDLE_PER_ENGINE_MAX = 256
 # A connection that was closed before the request came is known to be within a round trip.
 STALE_WITHIN_S = 1.0
-# A machine that is out of reach acknowledges nothing; the kernel of one that is busy does, however silent its engine.
-UNACKNOWLEDGED_S = 20
-KEEPALIVE_AFTER_S, KEEPALIVE_EVERY_S = 10, 5
+# Where all that was sent is acknowledged, the kernel at the other end is asked; that of a busy engine answers.
+KEEPALIVE_AFTER_S, KEEPALIVE_EVERY_S, KEEPALIVE_COUNT = 10, 5, 2
 _NOTICE_LOSS = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_AFTER_S),
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_EVERY_S),
-    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_S * 1000),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_COUNT),
 )
 # Probes and canaries read small answers only.
 FETCH_BYTES_MAX = 4 * 1024 * 1024

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from typing import cast
 
@@ -13,6 +14,12 @@ from penstock.engines.exchange import ConnectionLostError, Exchange, Headers, Ma
 
 # vLLM's and llama.cpp's heads are under 1 KB; more than this is no head of an engine.
 HEAD_BYTES_MAX = 64 * 1024
+
+# A machine that is out of reach acknowledges nothing; the kernel of one that is busy does, however silent its engine.
+UNACKNOWLEDGED_S = 20
+# But Linux ends a connection after TCP_USER_TIMEOUT also where its other end acknowledges all it is asked and has no room
+# for more: there is room for so much at least (64 KiB at first) before an engine that is busy reads.
+ROOM_BYTES = 32 * 1024
 
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
@@ -45,6 +52,7 @@ class EngineConnection(asyncio.Protocol):
         "_parser",
         "_transport",
         "_until_close",
+        "_waits_for_room",
         "alarm",
         "reused",
     )
@@ -68,6 +76,7 @@ class EngineConnection(asyncio.Protocol):
         self._until_close = False
         self._keep_alive = False
         self._between_chunks = False
+        self._waits_for_room = True  # as any socket does
         self.reused = False
 
     @property
@@ -82,12 +91,23 @@ class EngineConnection(asyncio.Protocol):
         self._exchange = exchange
         self._parser = httptools.HttpResponseParser(self)
         self._between_chunks = False
+        if self._waits_for_room != (len(request) > ROOM_BYTES):
+            self._wait_for_room(not self._waits_for_room)
         self._transport.write(request)
 
     def close(self) -> None:
         """Closes the connection after what is written has left."""
         if self._transport is not None:
             self._transport.close()
+
+    def _wait_for_room(self, waits: bool) -> None:
+        """Waits for what has no room at the other end as long as the exchange may last, or `UNACKNOWLEDGED_S`."""
+        assert self._transport is not None
+        self._waits_for_room = waits
+        sock = self._transport.get_extra_info("socket")
+        if sock is not None:
+            limit_ms = 0 if waits else UNACKNOWLEDGED_S * 1000
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limit_ms)
 
     # -- Channel, for the exchange --------------------------------------------------------------------
 
