@@ -17,8 +17,8 @@ HEAD_BYTES_MAX = 64 * 1024
 
 # A machine that is out of reach acknowledges nothing; the kernel of one that is busy does, however silent its engine.
 UNACKNOWLEDGED_S = 20
-# But Linux ends a connection after TCP_USER_TIMEOUT also where its other end acknowledges all it is asked and has no room
-# for more: there is room for so much at least (64 KiB at first) before an engine that is busy reads.
+# But Linux ends a connection after TCP_USER_TIMEOUT also where the other end acknowledges all that it is asked, and has
+# no room for more. For so much there is room before an engine that is busy reads; 64 KiB at first, by default.
 ROOM_BYTES = 32 * 1024
 
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
