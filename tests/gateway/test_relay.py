@@ -14,16 +14,14 @@ from penstock.core.errors import EngineError, OverloadError
 from penstock.core.record import Attempt, RequestRecord
 from penstock.core.times import Times
 from penstock.engines.exchange import ConnectionLostError, Exchange, Headers, PhaseTimeouts
-from penstock.gateway.relay import (
-    HELD_BYTES_MAX,
+from penstock.gateway.comments import Comments
+from penstock.gateway.complaints import (
     AnswerDivergedError,
-    Comments,
     EngineAbortedError,
     MalformedEventError,
-    PlainRelay,
     StreamCutError,
-    StreamRelay,
 )
+from penstock.gateway.relay import HELD_BYTES_MAX, PlainRelay, StreamRelay
 from penstock.wire.delivered import RAW_READS_MAX, Answer, Delivered
 from penstock.wire.joint import Joint
 from penstock.wire.sse import COMMENT, DONE, EVENT_BYTES_MAX, event

@@ -13,10 +13,11 @@ from penstock.engines.client import EngineClient
 from penstock.engines.exchange import Exchange, Headers
 from penstock.engines.spec import EngineSpec
 from penstock.gateway.call import Call
+from penstock.gateway.comments import Comments
 from penstock.gateway.continuation import Continuations, is_loss, remembered
 from penstock.gateway.forwarding import content_type, headers_to_client
 from penstock.gateway.hedge import race
-from penstock.gateway.relay import Comments, PlainRelay, StreamRelay
+from penstock.gateway.relay import PlainRelay, StreamRelay
 from penstock.gateway.replicas import Replicas
 from penstock.gateway.routing import Routing
 from penstock.gateway.settings import Settings

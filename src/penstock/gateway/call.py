@@ -9,7 +9,8 @@ import msgspec
 from penstock.core.config import ModelConfig, Timeouts
 from penstock.core.record import RequestRecord
 from penstock.engines.exchange import Headers
-from penstock.gateway.relay import Comments, Rewrite
+from penstock.gateway.comments import Comments
+from penstock.gateway.relay import Rewrite
 from penstock.gateway.responder import Responder
 from penstock.gateway.tenants import Caller
 from penstock.wire.openai import InferenceRequest

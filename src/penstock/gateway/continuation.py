@@ -16,8 +16,9 @@ from penstock.core.record import Outcome
 from penstock.engines.exchange import Exchange, SlowClientError
 from penstock.engines.spec import EngineSpec
 from penstock.gateway.call import Call
+from penstock.gateway.complaints import AnswerDivergedError
 from penstock.gateway.forwarding import content_type
-from penstock.gateway.relay import AnswerDivergedError, StreamRelay
+from penstock.gateway.relay import StreamRelay
 from penstock.gateway.settings import Settings
 from penstock.gateway.tokens import tokens_of
 from penstock.gateway.trials import Trial, Trials

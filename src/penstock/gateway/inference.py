@@ -22,11 +22,12 @@ from penstock.gateway.auth import authenticate
 from penstock.gateway.body import read_body
 from penstock.gateway.call import Call
 from penstock.gateway.charges import Charge, Charges
+from penstock.gateway.comments import Comments
 from penstock.gateway.deadline import timeout_s
 from penstock.gateway.forwarding import media_type
 from penstock.gateway.idempotency import EVENT_HEADER, KEY_HEADER, Idempotency
 from penstock.gateway.lines import Lines
-from penstock.gateway.relay import Comments, fail_stream
+from penstock.gateway.relay import fail_stream
 from penstock.gateway.request import Request
 from penstock.gateway.request_id import HEADER, fit_id
 from penstock.gateway.responder import Responder

@@ -7,15 +7,20 @@ usage or an ending. Neither awaits anything per read: the engine's read ends in 
 
 from __future__ import annotations
 
-import asyncio
-import json
 from collections.abc import Callable
 from http import HTTPStatus
 
-from penstock.core.errors import ClientError, EngineError, PenstockError
+from penstock.core.errors import EngineError, PenstockError
 from penstock.core.record import RequestRecord
 from penstock.engines.exchange import Exchange, Headers
-from penstock.gateway.forwarding import content_type
+from penstock.gateway.comments import Comments
+from penstock.gateway.complaints import (
+    AnswerDivergedError,
+    EngineAbortedError,
+    StreamCutError,
+    check_answer,
+    complain,
+)
 from penstock.gateway.responder import Responder
 from penstock.gateway.responses import error_event
 from penstock.gateway.timing import timing_headers
@@ -30,38 +35,16 @@ HELD_BYTES_MAX = 1024 * 1024
 # What is kept of the end of a larger one: usage is there.
 TAIL_BYTES = 2048
 
-# How much of an engine's own words goes into an error.
-COMPLAINT_CHARS_MAX = 500
-
-Rewrite = Callable[[bytes], bytes]
-
-
 # A reply that is rewritten is held whole, whatever its size, up to this.
 REWRITTEN_BYTES_MAX = 16 * 1024 * 1024
 
+# How the JSON of an event ends; another end is looked at.
+_ENDS = (b"}\n\n", b"}\r\n\r\n")
 
-class EngineAbortedError(EngineError):
-    """The engine gave up amid its answer and said so."""
+_SENT: Headers = []  # never written to
+_NOTHING_SAID = Notice(choices=[])
 
-    code = "engine_aborted"
-
-
-class StreamCutError(EngineError):
-    """The engine ended its stream without the end mark."""
-
-    code = "engine_stream_incomplete"
-
-
-class MalformedEventError(EngineError):
-    """The engine sent an event that can't be read."""
-
-    code = "engine_malformed_response"
-
-
-class AnswerDivergedError(EngineError):
-    """An engine that was to go on with an answer wrote another one."""
-
-    code = "engine_answer_diverged"
+Rewrite = Callable[[bytes], bytes]
 
 
 class PlainRelay:
@@ -116,8 +99,8 @@ class PlainRelay:
             return
         body = b"".join(self._held)
         notice = read_notice(body)
-        if self._exchange.status == HTTPStatus.OK and _is_open_json(self._exchange.headers):
-            _check_answer(notice, body)
+        if self._exchange.status == HTTPStatus.OK:
+            check_answer(self._exchange.headers, notice, body)
         _note_usage(self._record, notice.counts)
         if self._rewrite is not None:
             body = self._rewrite(body)
@@ -355,7 +338,7 @@ class StreamRelay:
         if notice.aborted:
             raise EngineAbortedError("the engine aborted the request")
         if self._needs_done:
-            _complain(notice, data)
+            complain(notice, data)
         _note_usage(self._record, notice.counts)
         if self._record.first_token_s is None:
             if notice.has_token or (notice.choices is None and not self._needs_done):
@@ -380,57 +363,10 @@ class StreamRelay:
             self._responder.write(sse.COMMENT)
 
 
-def _leave_it() -> None:
-    pass
-
-
-class Comments:
-    """Fills silence with comments, from before a stream begins to its end.
-
-    Args:
-        every_s: silence after which it is due.
-        clock: monotonic seconds.
-        write: sends one; whoever writes the stream puts its own way in its place.
-    """
-
-    __slots__ = ("_clock", "_every_s", "_loop", "_timer", "last_s", "write")
-
-    def __init__(
-        self, every_s: float, clock: Callable[[], float], write: Callable[[], None] = _leave_it
-    ) -> None:
-        self.write = write
-        self._every_s = every_s
-        self._clock = clock
-        self._loop = asyncio.get_running_loop()
-        self._timer = self._loop.call_later(every_s, self._due)
-        self.last_s = clock()  # when something was written
-
-    def hush(self) -> None:
-        """Sends nothing until somebody has a way to: what comes is no stream."""
-        self.write = _leave_it
-
-    def stop(self) -> None:
-        """Watches no longer."""
-        self.hush()  # it refers to what refers to us: not left to the garbage collector
-        self._timer.cancel()
-
-    def _due(self) -> None:
-        due_s = self.last_s + self._every_s
-        now_s = self._clock()
-        if now_s >= due_s:
-            self.write()
-            self.last_s, due_s = now_s, now_s + self._every_s
-        self._timer = self._loop.call_later(due_s - now_s, self._due)
-
-
 def fail_stream(responder: Responder, error: PenstockError) -> None:
     """Tells the client that its answer is not whole: one error event, and no `[DONE]`."""
     responder.write(error_event(error))
     responder.end(close=True)
-
-
-_SENT: Headers = []  # never written to
-_NOTHING_SAID = Notice(choices=[])
 
 
 def _maybe_notable(events: bytes, count: int) -> bool:
@@ -442,48 +378,6 @@ def _maybe_notable(events: bytes, count: int) -> bool:
     elif events.count(b"}\n\n") != count:
         return True
     return any(word in events for word in NOTABLE_WORDS) and NOTABLE.search(events) is not None
-
-
-# How the JSON of an event ends; another end is looked at.
-_ENDS = (b"}\n\n", b"}\r\n\r\n")
-
-
-def _complain(notice: Notice, data: bytes) -> None:
-    """Raises what an event tells of a failure: that of the engine, or that of the request."""
-    complaint = notice.complaint
-    if complaint is not None:
-        text = complaint.message[:COMPLAINT_CHARS_MAX]
-        if 400 <= complaint.status < 500:
-            raise ClientError(text, code=f"engine_status_{complaint.status}", status=complaint.status)
-        raise EngineAbortedError(f"the engine failed: {text}")
-    if notice.choices is None and not _is_json(data):
-        raise MalformedEventError("the engine's stream is malformed: an event is not JSON")
-
-
-def _is_open_json(headers: Headers) -> bool:
-    for name, _ in headers:
-        if name == b"content-encoding":
-            return False
-    return content_type(headers) == "application/json"
-
-
-def _check_answer(notice: Notice, body: bytes) -> None:
-    """Raises what is wrong with a whole plain answer that HTTP calls good."""
-    if notice.aborted:
-        raise EngineAbortedError("the engine aborted the request")
-    if notice == _UNREAD and not _is_json(body):
-        raise MalformedEventError("the engine's answer is not whole: it is no JSON")
-
-
-_UNREAD = Notice()
-
-
-def _is_json(data: bytes) -> bool:
-    try:  # more than msgspec takes: halves of surrogate pairs, numbers beyond a float
-        json.loads(data)
-    except (ValueError, RecursionError):
-        return False
-    return True
 
 
 def _note_usage(record: RequestRecord, usage: TokenCounts | None) -> None:
