@@ -91,6 +91,7 @@ def answer_errors(app: FastAPI) -> None:
     app.router.redirect_slashes = False
     app.add_exception_handler(PenstockError, _on_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(Exception, _on_bug)  # and it is raised again, for the log
 
 
 def _add_health(api: FastAPI, settings: Settings, replicas: Replicas, draining: Callable[[], bool]) -> None:
@@ -174,6 +175,10 @@ async def _on_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, PenstockError)
     headers = {name.decode(): value.decode() for name, value in error_headers(error)}
     return Response(error_body(error), error.status, headers)
+
+
+async def _on_bug(request: Request, _: Exception) -> Response:
+    return await _on_error(request, InternalError("the gateway failed; this is a bug in Penstock"))
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
