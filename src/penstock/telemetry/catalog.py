@@ -33,7 +33,7 @@ LIMITS_HIT = _counter(
 )
 API_REQUESTS = _counter(
     "penstock_api_requests_total",
-    "Requests that the gateway answered by itself: health, models, docs, and routes that there are not (`other`).",
+    "Requests that the gateway answered by itself: health, models, docs; `other`: files of docs, and unknown paths.",
     *("route", "status"),
 )
 REFUSED = _counter(
