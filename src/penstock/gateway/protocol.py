@@ -94,12 +94,10 @@ class Listener:
         self.connections: set[GatewayProtocol] = set()
         self.tasks: set[asyncio.Task[None]] = set()
         self.refused = dict.fromkeys(_CONNECTION_LIMITS, 0)  # by code; what has no record is counted here
-        self.date = b""
         self.date_line = b""
 
     def set_date(self, date: bytes) -> None:
         """Sets the time that answers carry."""
-        self.date = date
         self.date_line = b"date: %b\r\n" % date
 
     def connection(self) -> GatewayProtocol:
