@@ -231,9 +231,8 @@ class _Bridge(logging.Handler):
 def _json_line(line: dict[str, Any]) -> bytes:
     try:
         return msgspec.json.encode(line, enc_hook=repr) + b"\n"
-    except (
-        UnicodeEncodeError
-    ):  # bytes that were no text, as in a file's name: half of a pair is no JSON either
+    except UnicodeEncodeError:  # bytes that were no text, as in a file's name
+        # half of a surrogate pair is no JSON either
         return json.dumps(line, default=repr, ensure_ascii=False).encode(errors="replace") + b"\n"
 
 
