@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -336,6 +337,23 @@ def test_a_large_request_waits_for_an_engine_that_does_not_read_and_the_next_one
                 limits_ms.append(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT))
 
             assert limits_ms == [0, UNACKNOWLEDGED_S * 1000, 0]
+
+    run(scene())
+
+
+def test_that_this_process_can_open_no_file_is_no_fault_of_the_engine(run: Any, engine: Any) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    async def scene() -> None:
+        async with engine(answering(reply(b""))) as e, closing(EngineClient()) as client:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+            try:
+                with pytest.raises(OverloadError, match="too many files are open here"):
+                    await get(client, e.address)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+            assert await get(client, e.address) == b""
 
     run(scene())
 

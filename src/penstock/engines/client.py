@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import ssl
 import time
@@ -31,6 +32,7 @@ _NOTICE_LOSS = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_EVERY_S),
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_COUNT),
 )
+_NO_FILES = (errno.EMFILE, errno.ENFILE)
 # Probes and canaries read small answers only.
 FETCH_BYTES_MAX = 4 * 1024 * 1024
 
@@ -122,7 +124,7 @@ class EngineClient:
             ConnectRefusedError: no connection; nothing was sent.
             DeadlineError: a time limit passed.
             EngineError: the connection was lost, or the response is malformed.
-            OverloadError: too many connections to this engine are open.
+            OverloadError: too many connections to this engine are open, or too many files altogether.
         """
         pool = self._pool(address)
         request = _serialize(pool.host_line, method, target, headers, body)
@@ -249,6 +251,8 @@ class _Pool:
         except ssl.SSLError as error:
             raise TlsError(f"{self.address}: {_tls_reason(error)}") from None
         except (OSError, UnicodeError) as error:  # UnicodeError: a host that can't be a name
+            if getattr(error, "errno", None) in _NO_FILES:
+                raise _out_of_files(self.address) from None
             raise ConnectRefusedError(
                 f"{self.address}: {getattr(error, 'strerror', None) or error}"
             ) from None
@@ -314,6 +318,16 @@ async def _exchange(
         exchange.cancel()
         raise
     return exchange
+
+
+def _out_of_files(address: Address) -> OverloadError:
+    """What is told where it is this process, or its machine, that can open no connection: no fault of the engine."""
+    return OverloadError(
+        f"{address}: no connection can be opened, as too many files are open here",
+        code="out_of_files",
+        hint="raise the limit of open files (ulimit -n, LimitNOFILE), or lower gateway.connections_max",
+        retry_after_s=1,
+    )
 
 
 def _tls_reason(error: ssl.SSLError) -> str:
