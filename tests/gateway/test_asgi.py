@@ -147,6 +147,17 @@ def test_a_body_is_bounded_in_size_and_time(request_: bytes, limits: ConnectionL
     asyncio.run(scenario())
 
 
+def test_a_body_that_is_no_http_is_refused_before_the_application_sees_its_request() -> None:
+    async def scenario() -> None:
+        async def never(_scope: Any, _receive: Any, _send: Any) -> None:
+            raise AssertionError
+
+        broken = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nno size\r\n"
+        assert (await asked(never, broken)).startswith(b"HTTP/1.1 400 ")
+
+    asyncio.run(scenario())
+
+
 def test_an_application_that_fails_is_an_error_before_its_head_and_a_cut_answer_after_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -166,7 +177,9 @@ def test_an_application_that_fails_is_an_error_before_its_head_and_a_cut_answer_
     asyncio.run(scenario())
 
 
-def test_an_application_writes_no_faster_than_its_client_reads_and_ends_when_it_leaves() -> None:
+def test_an_application_writes_no_faster_than_its_client_reads_and_ends_when_it_leaves(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def scenario() -> None:
         sent = 0
 
@@ -186,6 +199,7 @@ def test_an_application_writes_no_faster_than_its_client_reads_and_ends_when_it_
             assert sent < 1000
             writer.transport.abort()
             await asyncio.gather(*listener.tasks)
+        assert not caplog.records  # that it left is nothing to tell
 
     asyncio.run(scenario())
 
