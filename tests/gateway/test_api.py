@@ -7,9 +7,9 @@ import asyncio
 import msgspec
 import pytest
 from fastapi import FastAPI
+from tests.gateway.test_asgi import GET, asked
 
 from penstock.gateway.api import answer_errors
-from tests.gateway.test_asgi import GET, asked
 
 
 def test_a_bug_behind_a_route_is_told_as_every_error_is_and_its_traceback_is_for_the_log(
