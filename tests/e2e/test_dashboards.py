@@ -46,6 +46,7 @@ SILENT = {
     "Parts",  # a gateway alone has no supervisor
     "Restarts",
     "Rows that wait for ClickHouse",
+    "Rows that ClickHouse has taken",
     "Spans",
     "Engine's phases",  # the simulated engine does not tell them
     "Budget left, 30 days",  # is reckoned each five minutes
@@ -139,7 +140,14 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         gpu = {
             "utilization_percent": 90,
             "processes": {one.process.pid: 2**30},
-            "fields": {"NVML_FI_DEV_CLOCKS_EVENT_REASON_SW_POWER_CAP": 10**9, "NVML_FI_DEV_MEMORY_TEMP": 60},
+            "mig": [[40_000, 100], [40_000, 0]],
+            "nvlinks": [1, 1],
+            "fields": {
+                "NVML_FI_DEV_CLOCKS_EVENT_REASON_SW_POWER_CAP": 10**9,
+                "NVML_FI_DEV_MEMORY_TEMP": 60,
+                "NVML_FI_DEV_PCIE_COUNT_CORRECTABLE_ERRORS": 3,
+                "NVML_FI_DEV_RETIRED_SBE": 1,
+            },
         }
         (folder / "gpus.json").write_text(json.dumps({"gpus": [gpu]}))
         home = Home(folder / "exporter" / "home")

@@ -40,8 +40,8 @@ HELD = _gauge(
 )  # fmt: skip
 ORPHAN_BYTES = _gauge("orphan_memory_bytes", "Memory held by processes that belong to no replica.", *LABELS)
 ORPHANS = _gauge("orphan_processes", "Processes that hold memory and belong to no replica.", *LABELS)
-MIG_TOTAL = _gauge("mig_memory_total_bytes", "Memory of a MIG instance.", *LABELS, "instance")
-MIG_USED = _gauge("mig_memory_used_bytes", "Memory of a MIG instance that is held.", *LABELS, "instance")
+MIG_TOTAL = _gauge("mig_memory_total_bytes", "Memory of a MIG instance.", *LABELS, "mig")
+MIG_USED = _gauge("mig_memory_used_bytes", "Memory of a MIG instance that is held.", *LABELS, "mig")
 XIDS = Family(
     "penstock_gpu_xid_errors_total",
     "counter",

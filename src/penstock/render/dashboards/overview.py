@@ -122,6 +122,32 @@ PAGE = Page(
                     width=12,
                     limits=(1, 14.4),
                 ),
+                Panel(
+                    "Limits in force",
+                    "The time that a good request stays under, by the configuration of now.",
+                    SECONDS,
+                    (
+                        Query(
+                            f"max by (model, objective) (penstock_slo_limit_seconds{{{MODEL}}})",
+                            "{{model}} {{objective}}",
+                        ),
+                    ),
+                    "stat",
+                    12,
+                ),
+                Panel(
+                    "Targets in force",
+                    "The share of the requests that must be good.",
+                    PERCENT,
+                    (
+                        Query(
+                            f"max by (model, objective) (penstock_slo_target_ratio{{{MODEL}}})",
+                            "{{model}} {{objective}}",
+                        ),
+                    ),
+                    "stat",
+                    12,
+                ),
             ),
         ),
         Row(

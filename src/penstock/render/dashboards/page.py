@@ -10,8 +10,8 @@ Source = Literal["prometheus", "clickhouse"]
 
 # Units by Grafana's names for them.
 SECONDS, PERCENT, COUNT, PER_SECOND = "s", "percentunit", "short", "reqps"
-BYTES, WATTS, CELSIUS, HERTZ, JOULES, USD, TOKENS_PER_SECOND = (
-    *("bytes", "watt", "celsius", "hertz", "joule", "currencyUSD", "cps"),
+BYTES, BYTES_PER_SECOND, WATTS, CELSIUS, HERTZ, JOULES, USD, TOKENS_PER_SECOND = (
+    *("bytes", "Bps", "watt", "celsius", "hertz", "joule", "currencyUSD", "cps"),
 )
 
 MODEL = 'model=~"$model"'

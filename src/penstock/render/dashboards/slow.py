@@ -177,6 +177,12 @@ PAGE = Page(
                     ),
                 ),
                 Panel(
+                    "Answers given again",
+                    "By an `Idempotency-Key` that was known: no engine had work.",
+                    PER_SECOND,
+                    (Query(rate("penstock_replays_total", "model"), "{{model}}"),),
+                ),
+                Panel(
                     "Requests at each replica",
                     "Uneven: routing avoids one, or prefixes and sessions hold traffic together.",
                     COUNT,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from penstock.render.dashboards.page import (
     COUNT,
+    PER_SECOND,
     PERCENT,
     SECONDS,
     USD,
@@ -126,6 +127,12 @@ PAGE = Page(
                     limits=(1, 1),
                 ),
                 Panel(
+                    "Lines of the journal",
+                    "Two for each request.",
+                    PER_SECOND,
+                    (Query("sum(rate(penstock_journal_lines_total[$__rate_interval]))", "lines"),),
+                ),
+                Panel(
                     "Ledger",
                     "1 while the ledger can't take in the journal, and what of the journal could not be read.",
                     COUNT,
@@ -141,6 +148,12 @@ PAGE = Page(
                     COUNT,
                     (Query("max(penstock_clickhouse_unsent_rows)", "waiting"),),
                     limits=(100_000, 10_000_000),
+                ),
+                Panel(
+                    "Rows that ClickHouse has taken",
+                    "In a second. They go in batches, some each quarter of a minute.",
+                    PER_SECOND,
+                    (Query("sum(rate(penstock_clickhouse_sent_rows_total[$__rate_interval]))", "rows"),),
                 ),
             ),
         ),
