@@ -252,9 +252,9 @@ def test_an_alias_written_with_escapes_is_replaced_where_the_engine_will_look() 
 @pytest.mark.parametrize(
     ("route", "members", "answers"),
     [
-        (CHAT, '"stream": true, "messages": [{}]', 1),
-        (CHAT, '"stream": true, "messages": [{}], "n": 3', 3),
-        (CHAT, '"messages": [{}], "n": 3', 1),
+        (CHAT, '"stream": true, "messages": [{"role": "user"}]', 1),
+        (CHAT, '"stream": true, "messages": [{"role": "user"}], "n": 3', 3),
+        (CHAT, '"messages": [{"role": "user"}], "n": 3', 1),
         (COMPLETIONS, '"stream": true, "prompt": ["a", "b"], "n": 2', 4),
     ],
 )
