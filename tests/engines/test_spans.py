@@ -104,7 +104,7 @@ def test_an_environment_that_lacks_packages_is_said_with_the_cure(tmp_path: Path
     (said,) = vllm.check_spans(model(bare), TRACES)
 
     assert said.startswith(
-        "venv: traces.engines needs opentelemetry-sdk and opentelemetry-exporter-otlp-proto-grpc"
+        "venv: traces.engines needs opentelemetry-sdk, opentelemetry-exporter-otlp-proto-grpc,"
     )
     assert f"`pip install opentelemetry-exporter-otlp` in {bare}, or set traces.engines to false" in said
 

@@ -66,6 +66,6 @@ def span_mistakes(
     lacking = [name for name in PACKAGES if found and found.distribution((name,)) is None]
     if lacking:
         yield (
-            f"{'venv' if model.venv else 'engine'}: traces.engines needs {' and '.join(lacking)} beside the engine; "
+            f"{'venv' if model.venv else 'engine'}: traces.engines needs {', '.join(lacking)} beside the engine; "
             f"`{cure}` in {found.folder if found else 'it'}, or set traces.engines to false"
         )
