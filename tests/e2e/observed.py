@@ -17,15 +17,16 @@ from tests.e2e.conftest import DEMO
 from tests.e2e.processes import KEY, Gateway, Server, free_port, penstock_up, wait_until
 from tests.e2e.test_continuation import ready_replicas
 from tests.e2e.test_vllm import OFFLINE, START_S
+from tests.e2e.test_vllm_rolling import ONE_THREAD
 from tests.otlp import Collector, http_collector
 
 NEEDS_VLLM = pytest.mark.skipif(
     VENV_VARIABLE not in os.environ,
     reason=f"no vLLM: {VENV_VARIABLE} is not set to its virtual environment",
 )
-SEQUENCES, PERMITS = 2, 6
+SEQUENCES, PERMITS = 2, 3
 BLOCKS, BLOCK_TOKENS = 96, 32
-# Few sequences, so that requests wait in vLLM itself; few blocks, so that its cache is seen to fill.
+# One request more than it runs at once, which waits in vLLM itself; few blocks, so that its cache is seen to fill.
 MODEL = f"""[[models]]
 name = "{DEMO}"
 engine = "vllm"
@@ -77,7 +78,13 @@ sample = 0
 engines = true
 
 {MODEL}"""
-        env = {VENV_VARIABLE: os.environ[VENV_VARIABLE], "GATEWAY_API_KEYS": KEY, **OFFLINE, **SOON}
+        env = {
+            VENV_VARIABLE: os.environ[VENV_VARIABLE],
+            "GATEWAY_API_KEYS": KEY,
+            **OFFLINE,
+            **ONE_THREAD,
+            **SOON,
+        }
         with penstock_up(folder, toml, **env) as up:
             wait_until(lambda: ready_replicas(up) == 1, "vLLM to be ready", START_S)
             (path,) = (up.home / "run" / "replicas").glob("*.json")

@@ -24,7 +24,6 @@ from pathlib import Path
 import pytest
 
 from penstock.render.dashboards import engines, slow
-from penstock.render.dashboards.page import Page
 from penstock.render.recording import ENGINE
 from tests.e2e.conftest import DEMO
 from tests.e2e.observed import BLOCK_TOKENS, BLOCKS, MODEL, NEEDS_VLLM, PERMITS, SEQUENCES, Observed
@@ -41,13 +40,14 @@ pytestmark = [
 ]
 
 LOAD_S = 25.0
-LENGTHS = (20, 60, 100)
+LENGTHS = (100, 150, 200)
 SHARED = "You are asked to count, and you count on and on without a word beside the numbers. " * 4
 DIRECT = "direct"
 MINUTE_S = 60.0
 PAGE = Path(__file__).parents[1] / "render" / "pages" / "vllm-0.32.txt"
-# Queries whose subject is not in this run: nothing fails, nobody is turned away.
-SILENT = {"Turned away", "Retries", "Continued answers"}
+PAGES = (engines.PAGE, slow.PAGE)
+# Panels whose subject is not in this run: nothing fails, and nobody is turned away.
+SILENT = {"Breakers", "Turned away", "Retries", "Continued answers"}
 
 
 @dataclass(frozen=True)
@@ -133,12 +133,14 @@ class Watched:
 
     Args:
         levels: values of `llm:*` that were seen amid it.
+        unanswered: the queries of dashboards that were answered with nothing amid it, by panel.
         told_at: when the rules were last evaluated, after its end.
     """
 
     prometheus: Server
     answers: list[Answer]
     levels: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    unanswered: dict[str, list[str]] = field(default_factory=dict)
     told_at: float = 0.0
 
     def value(self, name: str, model: str = DEMO) -> float:
@@ -184,6 +186,9 @@ def watched(observed_vllm: Observed, tmp_path_factory: pytest.TempPathFactory) -
                 for name in ("llm:requests_running", "llm:requests_waiting", "llm:kv_usage_ratio"):
                     it.levels[name].append(value(prometheus, f'{name}{{model="{DEMO}"}}') or 0.0)
                 time.sleep(0.5)
+            for page in PAGES:
+                for title, found in shown(prometheus, page):
+                    it.unanswered[title] = [query for query, data in found.items() if not data]
         after = {model: count + len(load.answers) for model, count in before.items()}
         wait_until(lambda: finished(prometheus) == after, "Prometheus to have seen all of it")
         over_at = time.time()
@@ -222,10 +227,12 @@ def test_the_phases_are_what_clients_waited_for(watched: Watched) -> None:
         f"{len(watched.answers)} answers; means: engine {queue:.3f} + {prefill:.3f} + {decode:.3f} of {e2e:.3f} s, "
         f"clients {ttft:.3f} + {rest:.3f} = {ttft + rest:.3f} s"
     )
-    assert queue + prefill == pytest.approx(ttft, rel=0.25, abs=0.05)
-    assert decode == pytest.approx(rest, rel=0.25, abs=0.05)
-    assert e2e == pytest.approx(ttft + rest, rel=0.25, abs=0.05)
-    assert queue > prefill  # two run, and four wait
+    assert queue + prefill + decode == pytest.approx(e2e, rel=0.1, abs=0.02)
+    # On a busy machine a client waits for processors too, of which an engine knows nothing.
+    assert 0.6 * (ttft + rest) < e2e < 1.05 * (ttft + rest)
+    assert queue + prefill < 1.05 * ttft
+    assert decode == pytest.approx(rest, rel=0.4)
+    assert queue > prefill  # one always waits
 
 
 def test_tokens_are_as_many_as_clients_got(watched: Watched) -> None:
@@ -269,16 +276,10 @@ def test_it_is_the_same_by_way_of_the_exporter_and_without(watched: Watched) -> 
         assert through == pytest.approx(straight, rel=0.1, abs=0.01), rule.name
 
 
-@pytest.mark.parametrize("page", [engines.PAGE, slow.PAGE], ids=lambda page: page.uid)
-def test_dashboards_of_engines_show_it(watched: Watched, page: Page) -> None:
-    silent = [
-        f"{title}: {query}"
-        for title, found in shown(watched.prometheus, page)
-        for query, data in found.items()
-        if not data and title not in SILENT
-    ]
-
-    assert silent == [], "\n".join(silent)
+def test_every_query_of_the_dashboards_of_engines_is_answered(watched: Watched) -> None:
+    assert {
+        title: queries for title, queries in watched.unanswered.items() if queries and title not in SILENT
+    } == {}
 
 
 def families(page: str) -> dict[str, str]:
