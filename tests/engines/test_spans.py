@@ -50,7 +50,7 @@ def test_vllm_is_told_where_its_spans_go_and_of_which_requests_it_makes_them(ven
     assert launch.env["OTEL_TRACES_SAMPLER"] == "parentbased_always_off"
     assert launch.env["OTEL_SERVICE_NAME"] == "vllm"
     assert "OTEL_EXPORTER_OTLP_TRACES_HEADERS" not in launch.env
-    assert vllm.check_spans(model(venv), TRACES) == []
+    assert list(vllm.check_spans(model(venv), TRACES)) == []
 
 
 def test_sglang_is_told_too(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_sglang_is_told_too(tmp_path: Path) -> None:
     assert "--enable-trace" in launch.argv
     assert argument(launch.argv) == "http://127.0.0.1:4318/v1/traces"
     assert launch.env["OTEL_SERVICE_NAME"] == "sglang"
-    assert sglang.check_spans(model(folder, "sglang"), TRACES) == []
+    assert list(sglang.check_spans(model(folder, "sglang"), TRACES)) == []
 
 
 def test_a_collector_that_speaks_grpc_and_asks_for_a_key_gets_both(venv: Path) -> None:
@@ -92,6 +92,7 @@ def test_what_the_owner_of_an_engine_has_said_stays(venv: Path, monkeypatch: pyt
 
     launch = vllm.launch(by_hand, PLACEMENT)
 
+    assert list(vllm.check_spans(by_hand, TRACES)) == []
     assert argument(launch.argv) == "http://mine:4317"
     assert launch.argv.count("--otlp-traces-endpoint") == 1
     assert not any(name.startswith("OTEL_") for name in launch.env)
@@ -131,7 +132,7 @@ def test_a_vllm_that_would_break_or_refuse_is_said(venv: Path, tmp_path: Path) -
 def test_a_container_can_not_reach_a_collector_on_loopback(venv: Path, endpoint: str, reaches: bool) -> None:
     traces = TracesConfig(endpoint=endpoint, engines=True)
 
-    said = vllm.check_spans(model(venv, image="vllm/vllm-openai:v0.32.0"), traces)
+    said = list(vllm.check_spans(model(venv, image="vllm/vllm-openai:v0.32.0"), traces))
 
     assert said == ([] if reaches else [said[0]])
     assert reaches or said[0].startswith(

@@ -6,7 +6,7 @@ Its facts are read out of the source of SGLang 0.5.23; it needs a GPU.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from penstock.core.config import ModelConfig, TracesConfig
@@ -89,10 +89,11 @@ def check(model: ModelConfig) -> list[str]:
     ]
 
 
-def check_spans(model: ModelConfig, traces: TracesConfig) -> Sequence[str]:
+def check_spans(model: ModelConfig, traces: TracesConfig) -> Iterator[str]:
     """What keeps it from sending spans of its own."""
-    found = None if model.image else _installation(model)
-    return list(span_mistakes(model, traces, found, "pip install 'sglang[tracing]'"))
+    if ENDPOINT not in model.engine_args:
+        found = None if model.image else _installation(model)
+        yield from span_mistakes(model, traces, found, "pip install 'sglang[tracing]'")
 
 
 def _installation(model: ModelConfig) -> Installation | None:

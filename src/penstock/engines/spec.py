@@ -6,7 +6,7 @@ One module per kind (`llamacpp`, `vllm`...) makes one `EngineSpec`; `engines/cat
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from penstock.core.config import ModelConfig, TracesConfig
@@ -98,7 +98,7 @@ class EngineSpec:
     launch: Callable[[ModelConfig, Placement], Launch] | None
     check: Callable[[ModelConfig], list[str]]
     warn: Callable[[ModelConfig], Sequence[str]] = lambda _model: ()
-    check_spans: Callable[[ModelConfig, TracesConfig], Sequence[str]] = lambda _model, _traces: ()
+    check_spans: Callable[[ModelConfig, TracesConfig], Iterable[str]] = lambda _model, _traces: ()
     health_path: str = "/health"
     manner: Manner | None = None
     metrics_path: str = "/metrics"

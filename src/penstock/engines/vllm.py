@@ -7,7 +7,7 @@ what its log means.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from penstock.core.config import ModelConfig, TracesConfig
@@ -70,13 +70,11 @@ def warn(model: ModelConfig) -> list[str]:
     return said
 
 
-def check_spans(model: ModelConfig, traces: TracesConfig) -> Sequence[str]:
+def check_spans(model: ModelConfig, traces: TracesConfig) -> Iterator[str]:
     """What keeps it from sending spans of its own."""
     vllm = vllm_of(model)
-    return [] if vllm is None else list(_span_mistakes(model, traces, vllm))
-
-
-def _span_mistakes(model: ModelConfig, traces: TracesConfig, vllm: Vllm) -> Iterator[str]:
+    if vllm is None or ENDPOINT in model.engine_args:
+        return
     yield from span_mistakes(model, traces, vllm.sources, "pip install opentelemetry-exporter-otlp")
     if vllm.arguments and ENDPOINT not in vllm.arguments:
         yield f"engine: {vllm.name} has no {ENDPOINT}, which traces.engines needs; set that to false"
