@@ -210,10 +210,9 @@ def tell(text: str) -> None:
 
 @pytest.mark.parametrize("model", FINISHED)
 def test_every_word_has_a_value(watched: Watched, model: str) -> None:
-    found = {rule.name: watched.value(rule.name, model) for rule in ENGINE.rules if hasattr(rule, "name")}
+    found = {rule.name: watched.value(rule.name, model) for rule in ENGINE.rules}
 
     tell("\n".join(f"{name:34} {value:10.4f}" for name, value in found.items()))
-    assert len(found) == len(ENGINE.rules)
     assert all(math.isfinite(value) and value >= 0 for value in found.values())
 
 
