@@ -11,12 +11,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
-from penstock.exporter.families import Families, Family, Kind, Metric
 from penstock.exporter.otlp import Push, PushError
+from penstock.telemetry.families import Families, Family, Gathered
 
 BEGUN_NS = 1_700_000_000_000_000_000
-HEAT = Metric("penstock_gpu_temperature_celsius", Kind.GAUGE, "Of its chip.", ("gpu",))
-ENERGY = Metric("penstock_gpu_energy_joules_total", Kind.COUNTER, "Since.", ("gpu",))
+HEAT = Family("penstock_gpu_temperature_celsius", "gauge", "Of its chip.", ("gpu",))
+ENERGY = Family("penstock_gpu_energy_joules_total", "counter", "Since.", ("gpu",))
 
 
 class Receiver(ThreadingHTTPServer):
@@ -74,7 +74,7 @@ def pushing(endpoint: str, timeout_s: float = 5.0) -> Iterator[Push]:
         push.close()
 
 
-def families() -> list[Family]:
+def families() -> list[Gathered]:
     found = Families()
     found.add(HEAT, 91.5, "0")
     found.add(HEAT, 40, "1")

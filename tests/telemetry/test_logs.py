@@ -24,12 +24,11 @@ FIELDS = {
 
 @pytest.fixture(autouse=True)
 def _logging_as_it_was() -> Iterator[None]:
-    root, uvicorn = logging.getLogger(), logging.getLogger("uvicorn.error")
-    handlers, level, uvicorn_level = root.handlers[:], root.level, uvicorn.level
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
-    uvicorn.setLevel(uvicorn_level)
 
 
 def record(**members: Any) -> RequestRecord:
@@ -107,7 +106,6 @@ def test_what_libraries_warn_of_comes_along(capfd: pytest.CaptureFixture[str]) -
 
     logging.getLogger("some.library").warning("watch out: %s", 7)
     logging.getLogger("some.library").info("chatter")
-    logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
 
     assert [(line["event"], line["logger"]) for line in lines(capfd)] == [("watch out: 7", "some.library")]
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import subprocess
 from typing import Any
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from tests.tools import needs
 
 from penstock.core.config import Address, ModelConfig
 from penstock.core.record import Attempt, Outcome, RequestRecord, Usage
+from penstock.core.times import Times
 from penstock.policy.breaker import Breaker, Trust
 from penstock.policy.fleet import Fleet, Replica, State
 from penstock.store.runtime import PartReport
+from penstock.telemetry.boundaries import TOKEN_S
 from penstock.telemetry.catalog import CATALOG
+from penstock.telemetry.families import Families, Family, exposition
 from penstock.telemetry.fleet_state import fleet_lines, part_lines
 from penstock.telemetry.metrics import Metrics
 from penstock.telemetry.request_counts import SERIES_MAX
@@ -87,6 +93,21 @@ def test_a_request_is_counted_once_in_every_place() -> None:
     assert found["penstock_tokens_total", labels(kind="prompt", model="m")] == 7
     assert found["penstock_tokens_total", labels(kind="completion", model="m")] == 3
     assert found["penstock_retries_total", labels(failure="lost", model="m")] == 1
+
+
+def test_gaps_are_those_of_the_streams_that_were_measured() -> None:
+    m = metrics()
+    gaps = Times(TOKEN_S)
+    gaps.observe(0.02, 9)
+    gaps.observe(4.0)
+    m.observe([complete(gaps=gaps), complete(), complete(gaps=gaps)])
+    m.follow([model(tpot={"under": "44ms"})])  # it has no bearing on them
+
+    found = page(m)
+    assert found["penstock_itl_seconds_count", labels(model="m")] == 20
+    assert found["penstock_itl_seconds_sum", labels(model="m")] == pytest.approx(8.36)
+    assert found["penstock_itl_seconds_bucket", labels(model="m", le="0.02")] == 18
+    assert found["penstock_itl_seconds_bucket", labels(model="m", le="2.5")] == 18
 
 
 def test_a_request_that_was_refused_has_no_times_of_an_answer() -> None:
@@ -242,6 +263,24 @@ def test_a_label_may_hold_what_its_text_must_not() -> None:
     m.observe([complete(model=name)])
 
     assert page(m)["penstock_ttft_seconds_count", labels(model=name)] == 1
+
+
+def test_promtool_finds_nothing_wrong_with_a_page_of_a_gateway_or_an_exporter() -> None:
+    promtool = needs("promtool", "prometheus")
+    m = metrics(model(availability=99.9), model('a"b\\c'))
+    m.observe([complete(), record(status=503, error_code="queue_full", fault="gateway")])
+    read = Families()
+    read.add(Family("penstock_gpu_xid_errors_total", "counter", "Xids.", ("name",)), 2**60, 'of\ntwo "lines"')
+    read.add(Family("penstock_gpu_energy_joules", "gauge", "Since."), 1e-9)
+
+    done = subprocess.run(
+        [promtool, "check", "metrics"],
+        input=m.exposition() + exposition(read),
+        capture_output=True,
+        timeout=60,
+    )
+
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_names_are_unique_and_end_in_what_they_count() -> None:

@@ -19,7 +19,7 @@ from penstock.doctor.gpu_checks import gpu_findings
 from penstock.doctor.host_checks import host_findings
 from penstock.doctor.setup_checks import setup_findings
 from penstock.engines.catalog import SPECS
-from penstock.engines.hub import parse_name
+from penstock.engines.hub import HubError, parse_name
 from penstock.engines.hub_cache import cache_folder
 from penstock.engines.model_files import cached, describe
 from penstock.engines.paths import path_of
@@ -116,6 +116,8 @@ def _files(facts: ModelFacts, source: str, environ: Mapping[str, str]) -> ModelF
         describe(source)
     except DamagedError as error:
         return replace(facts, complaints=(f"{error.message}; {error.hint}",))
+    except HubError as error:  # of what is neither a file nor a folder
+        return replace(facts, complaints=(f"{source} is no file and no folder here; {error.message}",))
     except PlanError as error:
         return replace(
             facts, doubt=error.message, mend="its engine may know it: start it, see `penstock status`"

@@ -54,6 +54,7 @@ from penstock.store.board import Board
 from penstock.store.home import Home
 from penstock.store.keys import KeyRing, make_admin_key
 from penstock.store.runtime import Drained, PartReports
+from penstock.supervisor.ports import settled
 from penstock.telemetry.fleet_state import part_lines
 from penstock.telemetry.logs import RequestLog, open_log
 from penstock.telemetry.metrics import Metrics
@@ -93,7 +94,7 @@ def run_gateway(
 async def _gateway(
     config: Config, load: Callable[[], Loaded], home: Home, worker: Worker, notifier: Notifier
 ) -> None:
-    gateway = _Gateway(config, load, home, worker, notifier)
+    gateway = _Gateway(_with_ports(config), load, home, worker, notifier)
     try:
         await gateway.run()
     finally:
@@ -112,6 +113,7 @@ class _Gateway:
         self._worker = worker
         self._notifier = notifier
         self._log = open_log(config.log.level, config.log.format)
+        self._log.info("starting", listen=str(config.gateway.listen), admin=str(config.gateway.admin))
         self._settings = Settings(config)
         self._client = EngineClient()
         self._keys = self._key_ring(config)
@@ -379,6 +381,14 @@ class _Gateway:
             posts = [(post.worker, post.metrics) for post in self._board.others()]
             own = together(sorted([(self._worker.number, own.decode()), *posts])).encode()
         return own + "\n".join([*part_lines(self._parts.all()), ""]).encode()
+
+
+def _with_ports(config: Config) -> Config:
+    """The same, with ports where any free one will do."""
+    listen, admin = settled(config.gateway.listen), settled(config.gateway.admin)
+    return config.model_copy(
+        update={"gateway": config.gateway.model_copy(update={"listen": listen, "admin": admin})}
+    )
 
 
 def _tracing(config: TracesConfig) -> Tracing | None:

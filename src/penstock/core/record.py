@@ -10,6 +10,8 @@ from enum import StrEnum
 
 import msgspec
 
+from penstock.core.times import Times
+
 
 class Outcome(StrEnum):
     """How a request ended, as its client saw it."""
@@ -87,6 +89,7 @@ class RequestRecord(msgspec.Struct):
     request_bytes: int = 0
     response_bytes: int = 0
     events: int = 0  # delivered events that brought a token, as far as they were looked at
+    gaps: Times | None = None  # between these, where they are measured
     continuations: int = 0  # how often another replica went on with an answer that had begun
     hedged: bool = False  # a second attempt raced the first
     replayed: bool = False  # answered from a stored or running answer: nothing was generated for it

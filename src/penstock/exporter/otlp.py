@@ -28,7 +28,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from penstock import __version__
 from penstock.core.errors import PenstockError
-from penstock.exporter.families import VALUE_CHARS_MAX, Family, Kind
+from penstock.telemetry.families import Gathered
 
 PATH = "/v1/metrics"
 TIMEOUT_S = 5.0
@@ -66,7 +66,7 @@ class Push:
         library = logging.getLogger(_LIBRARY)
         library.handlers, library.propagate = [self._word], False
 
-    def send(self, families: Iterable[Family]) -> None:
+    def send(self, families: Iterable[Gathered]) -> None:
         """Pushes once.
 
         Raises:
@@ -85,27 +85,27 @@ class Push:
         self._exporter.shutdown()
 
 
-def data(families: Iterable[Family], resource: Resource, begun_ns: int, now_ns: int) -> MetricsData:
+def data(families: Iterable[Gathered], resource: Resource, begun_ns: int, now_ns: int) -> MetricsData:
     """Families as OpenTelemetry has them."""
     metrics = [_metric(family, begun_ns, now_ns) for family in families]
     scope = ScopeMetrics(InstrumentationScope("penstock.exporter", __version__), metrics, "")
     return MetricsData([ResourceMetrics(resource, [scope], "")])
 
 
-def _metric(family: Family, begun_ns: int, now_ns: int) -> Metric:
-    of = family.metric
-    counts = of.kind is Kind.COUNTER
+def _metric(gathered: Gathered, begun_ns: int, now_ns: int) -> Metric:
+    family, samples = gathered
+    counts = family.kind == "counter"
     points = [
         NumberDataPoint(
-            {name: value[:VALUE_CHARS_MAX] for name, value in zip(of.labels, values, strict=True)},
+            dict(zip(family.labels, values, strict=True)),
             begun_ns if counts else 0,
             now_ns,
             float(value),
         )
-        for values, value in family.samples
+        for values, value in samples
     ]
     held = Sum(points, AggregationTemporality.CUMULATIVE, True) if counts else Gauge(points)
-    return Metric(of.name, of.text, "", held)
+    return Metric(family.name, family.text, "", held)
 
 
 class _LastWord(logging.Handler):

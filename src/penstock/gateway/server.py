@@ -56,7 +56,13 @@ class GatewayServer:
         self._config = config
         self._inference = inference
         self._stop = asyncio.Event()
-        limits = ConnectionLimits(config.header_timeout_s, config.keep_alive_s, config.connections_max)
+        limits = ConnectionLimits(
+            config.header_timeout_s,
+            config.keep_alive_s,
+            config.connections_max,
+            config.body_max_bytes,
+            config.body_timeout_s,
+        )
         api = public.api if addresses is None else _WithAddressLimit(public.api, addresses)
         self._public = Listener(limits, _WithRequestId(api), inference.start, inference_route, addresses)
         self._admin = Listener(limits, _WithRequestId(admin))

@@ -170,6 +170,7 @@ GATEWAY = Group(
         Record("llm:gateway_retries:rate5m", "sum by (model) (rate(penstock_retries_total[5m]))"),
         Record("llm:gateway_ttft:p95_5m", _quantile(0.95, "penstock_ttft_seconds")),
         Record("llm:gateway_tpot:p95_5m", _quantile(0.95, "penstock_tpot_seconds")),
+        Record("llm:gateway_itl:p99_5m", _quantile(0.99, "penstock_itl_seconds")),
         Record("llm:gateway_e2e:p99_5m", _quantile(0.99, "penstock_request_duration_seconds")),
         Record("llm:gateway_queue_length", "sum by (model) (penstock_queue_length)"),
     ),

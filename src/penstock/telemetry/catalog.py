@@ -54,6 +54,11 @@ TTFT = _times("penstock_ttft_seconds", "Arrival to the first token sent.", "mode
 TPOT = _times(
     "penstock_tpot_seconds", "Time per token after the first one, the mean of each request.", "model"
 )
+ITL = _times(
+    "penstock_itl_seconds",
+    "Gaps between the tokens of one stream in eight; those in which its client did not read are left out.",
+    "model",
+)
 QUEUE_WAIT = _times("penstock_queue_wait_seconds", "Waits in line for a permit.", "model", "class")
 OVERHEAD = _times(
     "penstock_gateway_overhead_seconds",
@@ -145,7 +150,7 @@ CATALOG: tuple[tuple[str, tuple[Family, ...]], ...] = (
             *(CONTINUATIONS, HEDGES, REPLAYS, COST),
         ),
     ),
-    ("Times", (DURATION, TTFT, TPOT, QUEUE_WAIT, OVERHEAD)),
+    ("Times", (DURATION, TTFT, TPOT, ITL, QUEUE_WAIT, OVERHEAD)),
     ("Objectives", (SLO_REQUESTS, SLO_GOOD, SLO_TARGET, SLO_LIMIT)),
     (
         "The line",

@@ -107,7 +107,6 @@ def open_log(level: str, fmt: str) -> Logger:
     """
     log = Logger(level, fmt)
     logging.basicConfig(handlers=[_Bridge(log)], level=logging.WARNING, force=True)
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # what clients do wrong is in the records
     return log
 
 

@@ -8,11 +8,12 @@ from operator import attrgetter
 
 from penstock.core.config import ModelConfig
 from penstock.core.record import RequestRecord
+from penstock.core.times import Times
 from penstock.policy.admit import Reason
 from penstock.policy.objectives import judged
 from penstock.telemetry import catalog
-from penstock.telemetry.boundaries import LATENCY_S, OVERHEAD_S, Boundaries, boundaries_of
-from penstock.telemetry.families import Family, Times
+from penstock.telemetry.boundaries import LATENCY_S, OVERHEAD_S, TOKEN_S, Boundaries, boundaries_of
+from penstock.telemetry.families import Family
 
 ROUTES = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/generate"})
 OTHER = "other"
@@ -62,12 +63,13 @@ class _OfModel:
     """What is counted of one model."""
 
     __slots__ = (
-        *("completion_tokens", "continuations", "cost_usd", "duration", "good", "hedges", "judged"),
-        *("limits_s", "overhead", "prompt_tokens", "queue", "replays", "targets", "tpot", "ttft"),
+        *("completion_tokens", "continuations", "cost_usd", "duration", "good", "hedges", "itl"),
+        *("judged", "limits_s", "overhead", "prompt_tokens", "queue", "replays", "targets", "tpot", "ttft"),
     )
 
     def __init__(self, boundaries: Boundaries) -> None:
         self.queue: dict[str, Times] = {}
+        self.itl = Times(TOKEN_S)
         self.overhead = Times(OVERHEAD_S)
         self.prompt_tokens = 0
         self.completion_tokens = 0
@@ -124,6 +126,8 @@ class _OfModel:
             times.observe(queue_s)
         if (tpot_s := record.tpot_s) is not None:
             self.tpot.observe(tpot_s)
+        if record.gaps is not None:
+            self.itl.add(record.gaps)
         if (overhead_s := record.overhead_s) is not None:
             self.overhead.observe(overhead_s)
 
@@ -220,6 +224,7 @@ _HISTOGRAMS = (
     (catalog.DURATION, attrgetter("duration")),
     (catalog.TTFT, attrgetter("ttft")),
     (catalog.TPOT, attrgetter("tpot")),
+    (catalog.ITL, attrgetter("itl")),
     (catalog.OVERHEAD, attrgetter("overhead")),
 )
 _OBJECTIVES = (

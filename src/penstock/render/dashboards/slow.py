@@ -123,16 +123,26 @@ PAGE = Page(
             "Streams",
             (
                 Panel(
+                    "Gaps between tokens",
+                    "As they were sent, of one stream in eight. A high p99 over a low p50: prompts of others come between "
+                    "the tokens, the engine preempts, or answers are continued elsewhere. Both high: its steps are long.",
+                    SECONDS,
+                    quantiles("penstock_itl_seconds", "model", of=(0.5, 0.99)),
+                    width=12,
+                ),
+                Panel(
                     "Open streams",
                     "Answers under way.",
                     COUNT,
                     (Query(f"sum by (model) (penstock_streams{{{MODEL}}})", "{{model}}"),),
+                    width=12,
                 ),
                 Panel(
                     "Longest silence",
                     "Of a stream whose client reads. Much more than a token's time: an engine stalls or preempts.",
                     SECONDS,
                     (Query(f"max by (model) (penstock_stream_silence_max_seconds{{{MODEL}}})", "{{model}}"),),
+                    width=12,
                     limits=(5, 20),
                 ),
                 Panel(
@@ -141,6 +151,7 @@ PAGE = Page(
                     "quieter machine.",
                     SECONDS,
                     (Query("max(penstock_event_loop_lag_seconds)", "gateway"),),
+                    width=12,
                     limits=(0.05, 0.25),
                 ),
             ),
