@@ -1,4 +1,4 @@
-"""One inference request as it comes in: its head, looked through once, and its body, as far as it has arrived."""
+"""One request as it comes in: its head, looked through once, and its body, as far as it has arrived."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _NO_HEADERS: Headers = []
 
 
 class Request:
-    """A request for an engine.
+    """A request for an engine, or what any request is made of: see `ApiRequest`.
 
     `onward` are the headers that go on to the engine, `credentials` those that may hold a key, in their order.
     `keep_alive`, `more_body` and `response_complete` are the connection's own account of it.
