@@ -24,7 +24,7 @@ class Drill:
         breaks: breaks it, and mends it when it is left.
         alerts: those that must fire.
         may: those that may fire beside them.
-        model: the model that suffers; alerts about others are not its own.
+        models: those that suffer; alerts about others are not its own.
         patience_s: how long they may take.
         untold: nobody can be told as long as it is broken: that Prometheus says so is enough.
         lacks: what it would need and this machine has not; empty where it can be done.
@@ -34,14 +34,18 @@ class Drill:
     breaks: Callable[[Stack], Broken]
     alerts: tuple[str, ...]
     may: tuple[str, ...] = ()
-    model: str = "m"
+    models: tuple[str, ...] = ("m",)
     patience_s: float = PATIENCE_S
     untold: bool = False
     lacks: Callable[[], str] = _nothing
 
     def expects(self, name: str, model: str) -> bool:
         """Whether an alert may come of it."""
-        return name in {*self.alerts, *self.may} and model in {"", self.model}
+        return name in {*self.alerts, *self.may} and model in {"", *self.models}
+
+    def awaits(self, name: str, model: str) -> bool:
+        """Whether it is one of those that must."""
+        return name in self.alerts and model in {"", *self.models}
 
 
 # Drills that follow one another; lanes of one round go on side by side, and do not touch what the others break.

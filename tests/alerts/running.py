@@ -43,7 +43,9 @@ class Ran:
     def explains(self, fired: Fired) -> bool:
         """Whether this is where an alert may have come from."""
         late_s = LOST_S if fired.name in BURNS else AFTERMATH_S
-        return self.begun_s <= fired.at_s <= self.ended_s + late_s and self.drill.expects(fired.name, fired.model)
+        return self.begun_s <= fired.at_s <= self.ended_s + late_s and self.drill.expects(
+            fired.name, fired.model
+        )
 
 
 def run_round(made: Stack, lanes: Round) -> list[Ran]:
@@ -99,7 +101,7 @@ def _seen(made: Stack, drill: Drill, since_s: float) -> list[Fired]:
     fired = [
         one for one in made.watch.fired.since(since_s) if drill.untold or one.name not in TOLD
     ] + made.watch.told.since(since_s)
-    return [one for one in fired if one.name in drill.alerts and one.model in {"", drill.model}]
+    return [one for one in fired if drill.awaits(one.name, one.model)]
 
 
 def _settle(made: Stack, drill: Drill) -> None:
@@ -108,11 +110,7 @@ def _settle(made: Stack, drill: Drill) -> None:
     late: set[str] = set()
     while time.monotonic() < end_s:
         with suppress(OSError):
-            late = {
-                name
-                for name, model in made.watch.pending()
-                if name in drill.alerts and model in {"", drill.model}
-            }
+            late = {name for name, model in made.watch.pending() if drill.awaits(name, model)}
             if not late:
                 return
         time.sleep(LOOK_EVERY_S)

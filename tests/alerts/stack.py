@@ -86,10 +86,6 @@ class Stack:
             self.stop_engine(number)
             self.start_engine(number, *options)
 
-    def all_up(self) -> bool:
-        """Whether each target is scraped."""
-        return self.watch.up(TARGETS)
-
     def in_exporter(self, path: Path) -> Path:
         """A path as the exporter sees it."""
         return Path(f"/proc/{self.exporter.pid}/root") / path.relative_to("/")
@@ -135,7 +131,7 @@ def stack(folder: Path) -> Iterator[Stack]:
         (folder / "cache").mkdir()
         made = Stack(folder, engines, gateway, _exporter(gateway, folder, gpus), gpus, watch, beside)
         over.callback(lambda: stop(made.exporter))
-        wait_until(made.all_up, "everything to be scraped")
+        wait_until(lambda: watch.up(TARGETS), "everything to be scraped")
         yield made
 
 

@@ -99,6 +99,11 @@ class Watch:
         targets = self._tell("/api/v1/targets?state=active", "activeTargets")
         return sum(target["health"] == "up" for target in targets) >= jobs
 
+    def is_up(self, port: int) -> bool:
+        """Whether what listens there is scraped."""
+        targets = self._tell("/api/v1/targets?state=active", "activeTargets")
+        return any(one["health"] == "up" and one["scrapeUrl"].endswith(f":{port}/metrics") for one in targets)
+
     def troubles(self) -> list[str]:
         """Rules that can't be evaluated, and why."""
         groups = self._tell("/api/v1/rules", "groups")

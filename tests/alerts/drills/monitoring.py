@@ -92,7 +92,13 @@ def alertmanager_killed(stack: Stack) -> Iterator[None]:
 
 PROMETHEUS: Lane = (
     Drill("a rule that can't be evaluated", bad_rule, ("RuleEvaluationFailing",)),
-    Drill("an engine with a huge, slow page", huge_page, ("ScrapeSlow", "SeriesMany"), TROUBLE, model="huge"),
+    Drill(
+        "an engine with a huge, slow page",
+        huge_page,
+        ("ScrapeSlow", "SeriesMany"),
+        TROUBLE,
+        models=("huge",),
+    ),
 )
 TELLING: Lane = (
     Drill("a webhook that refuses", webhook_refusing, ("NotificationsFailing",), ("GpuHot",)),

@@ -74,19 +74,24 @@ def engine_dying(stack: Stack) -> Iterator[None]:
 
 MORE = (*TROUBLE, *LOAD)
 OPTIONAL: Lane = (
-    Drill("Redis killed", redis_killed, ("SharedStoreDown",), model="c"),
+    Drill(
+        "Redis killed",
+        redis_killed,
+        ("SharedStoreDown",),
+        models=("c",),
+    ),
     Drill(
         "ClickHouse and a collector that refuse",
         collectors_refusing,
         ("ClickHouseFailing", "TelemetryDropped"),
-        model="c",
+        models=("c",),
     ),
     Drill(
         "a ledger that can't be opened",
         ledger_blocked,
         ("LedgerFailing",),
         ("ClickHouseFailing", "JournalFailing"),
-        model="c",
+        models=("c",),
         patience_s=130.0,
     ),
     Drill(
@@ -94,6 +99,6 @@ OPTIONAL: Lane = (
         engine_dying,
         ("EngineCrashLoop", "EngineGivenUp"),
         MORE,
-        model="c",
+        models=("c",),
     ),
 )

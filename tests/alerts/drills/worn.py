@@ -6,6 +6,7 @@ import itertools
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from tests.alerts.drill import BURNS, LOAD, TROUBLE, Drill, Lane
@@ -73,9 +74,15 @@ def crowded(stack: Stack) -> Iterator[None]:
 @contextmanager
 def stopped(stack: Stack) -> Iterator[None]:
     """The engine's process is stopped whole, as if its machine hung."""
+    for model in BOTH:
+        wait_until(partial(_serves, stack, model), f"{model} to be served")
     stack.engines[WORN].process.send_signal(signal.SIGSTOP)
     yield
     stack.engines[WORN].process.send_signal(signal.SIGCONT)
+
+
+def _serves(stack: Stack, model: str) -> bool:
+    return stack.gateway.ask("Tell me.", model, max_tokens=1).status == 200
 
 
 @contextmanager
@@ -86,32 +93,39 @@ def long_answers(stack: Stack) -> Iterator[None]:
 
 
 MORE = (*TROUBLE, *LOAD)
+BOTH = ("worn", "ruined")
 WORN_OUT: Lane = (
     Drill(
         "answers that drip",
         dripping,
         ("TtftBurnFast", "TpotBurnFast", "E2eBurnFast", "GoodputBurnFast"),
         BURNS,
-        model="ruined",
+        models=("ruined",),
     ),
-    Drill("an engine that refuses all", refusing, ("AvailabilityBurnFast",), MORE, model="ruined"),
+    Drill(
+        "an engine that refuses all",
+        refusing,
+        ("AvailabilityBurnFast",),
+        MORE,
+        models=("ruined",),
+    ),
     Drill(
         "an engine that is worn",
         partly,
         tuple(f"{name}BurnSlow" for name in ("Availability", "Ttft", "Tpot", "E2e", "Goodput")),
         MORE,
-        model="worn",
+        models=("worn",),
     ),
     Drill(
         "prompts that are never alike",
         prompts_changed,
         ("PrefixCacheCollapse",),
         MORE,
-        model="worn",
+        BOTH,
         patience_s=150.0,
     ),
-    Drill("an engine that others use too", crowded, ("EngineRejections",), MORE, model="worn"),
-    Drill("an engine that hangs whole", stopped, ("EngineTargetDown",), MORE, model="worn"),
+    Drill("an engine that others use too", crowded, ("EngineRejections",), MORE, BOTH),
+    Drill("an engine that hangs whole", stopped, ("EngineTargetDown",), MORE, BOTH),
 )
 LONG_ANSWERS: Lane = (
     Drill(
@@ -119,7 +133,7 @@ LONG_ANSWERS: Lane = (
         long_answers,
         ("GatewayLatencyP99High",),
         LOAD,
-        model="long",
+        models=("long",),
         patience_s=150.0,
     ),
 )
