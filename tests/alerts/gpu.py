@@ -15,10 +15,11 @@ FIELDS = {
     "NVML_FI_DEV_NVLINK_REPLAY_ERROR_COUNT_TOTAL": 0,
 }
 GROWS_EVERY_S = 0.5
+GPUS = 2
 
 
 class Gpus:
-    """The machine's GPUs, of which the first is the one that suffers.
+    """The machine's GPUs.
 
     Args:
         path: of the file.
@@ -28,18 +29,17 @@ class Gpus:
         self.path = path
         self._lock = threading.Lock()
         self._machine: dict[str, Any] = {}
-        self._first: dict[str, Any] = {}
-        self._others: list[dict[str, Any]] = []
+        self._gpus: list[Mapping[str, Any]] = [{} for _ in range(GPUS)]
         self._write()
 
     @contextmanager
-    def told(self, **changes: Any) -> Iterator[None]:
-        """The first one tells something else, until it is left."""
-        self._set(first=changes)
+    def told(self, gpu: int = 0, **changes: Any) -> Iterator[None]:
+        """One of them tells something else, until it is left."""
+        self._set(gpu, changes)
         try:
             yield
         finally:
-            self._set(first={})
+            self._set(gpu, {})
 
     @contextmanager
     def growing(self, at: Callable[[int], Mapping[str, Any]]) -> Iterator[None]:
@@ -50,7 +50,7 @@ class Gpus:
             step = 0
             while not over.wait(GROWS_EVERY_S):
                 step += 1
-                self._set(first=dict(at(step)))
+                self._set(0, at(step))
 
         thread = threading.Thread(target=grow, daemon=True)
         thread.start()
@@ -59,36 +59,26 @@ class Gpus:
         finally:
             over.set()
             thread.join()
-            self._set(first={})
-
-    @contextmanager
-    def another(self, **gpu: Any) -> Iterator[None]:
-        """There is one more."""
-        self._set(others=[gpu])
-        try:
-            yield
-        finally:
-            self._set(others=[])
+            self._set(0, {})
 
     @contextmanager
     def machine(self, **changes: Any) -> Iterator[None]:
         """The driver itself is not well."""
-        self._set(machine=changes)
+        self._machine = changes
+        self._write()
         try:
             yield
         finally:
-            self._set(machine={})
-
-    def _set(self, **changes: Any) -> None:
-        with self._lock:
-            for name, value in changes.items():
-                setattr(self, f"_{name}", value)
+            self._machine = {}
             self._write()
 
+    def _set(self, gpu: int, changes: Mapping[str, Any]) -> None:
+        self._gpus[gpu] = changes
+        self._write()
+
     def _write(self) -> None:
-        gpus = [
-            {**gpu, "fields": {**FIELDS, **gpu.get("fields", {})}} for gpu in (self._first, *self._others)
-        ]
-        fresh = self.path.with_suffix(".new")
-        fresh.write_text(json.dumps({**self._machine, "gpus": gpus}))
-        fresh.replace(self.path)
+        with self._lock:
+            gpus = [{**gpu, "fields": {**FIELDS, **gpu.get("fields", {})}} for gpu in self._gpus]
+            fresh = self.path.with_suffix(".new")
+            fresh.write_text(json.dumps({**self._machine, "gpus": gpus}))
+            fresh.replace(self.path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -85,12 +86,16 @@ def _run(made: Stack, drill: Drill) -> Ran:
     _settle(made, drill)
     begun_s = time.monotonic()
     after_s: dict[str, float | None] = dict.fromkeys(drill.alerts)
-    with drill.breaks(made):
-        while None in after_s.values() and time.monotonic() < begun_s + drill.patience_s:
-            time.sleep(LOOK_EVERY_S)
-            for fired in _seen(made, drill, begun_s):
-                if after_s.get(fired.name, 0.0) is None:
-                    after_s[fired.name] = fired.at_s - begun_s
+    try:
+        with drill.breaks(made):
+            while None in after_s.values() and time.monotonic() < begun_s + drill.patience_s:
+                time.sleep(LOOK_EVERY_S)
+                for fired in _seen(made, drill, begun_s):
+                    if after_s.get(fired.name, 0.0) is None:
+                        after_s[fired.name] = fired.at_s - begun_s
+    except Exception:  # the others go on, and this one has failed
+        say(f"{drill.name}: {traceback.format_exc()}")
+        after_s = dict.fromkeys(drill.alerts)
     for name, seconds in after_s.items():
         say(f"{drill.name}: {name}: {'never' if seconds is None else f'{seconds:.1f} s'}")
     return Ran(drill, begun_s, time.monotonic(), after_s)

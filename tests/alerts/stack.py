@@ -17,6 +17,7 @@ from tests.alerts.watch import Watch, watching
 from tests.e2e.processes import (
     KEY,
     Gateway,
+    Server,
     Sim,
     environment,
     free_port,
@@ -73,7 +74,8 @@ class Stack:
             text=True,
             env=environment(self.folder),
         )
-        wait_until(lambda: _ready(self.gateway), "the engine to be ready again")
+        wait_until(lambda: _answers(self.engines[number], "/health"), "the engine to answer again")
+        wait_until(lambda: _answers(self.gateway, "/ready"), "the engine to be ready again")
 
     def stop_engine(self, number: int) -> None:
         """Kills an engine."""
@@ -202,12 +204,12 @@ def restart_gateway(stack: Stack, command: tuple[str, ...] = ("-m", "penstock"))
             PENSTOCK_GATEWAY__ADMIN=f"127.0.0.1:{gateway.admin_port}",
         ),
     )
-    wait_until(lambda: _ready(gateway), "the gateway to be ready again")
+    wait_until(lambda: _answers(gateway, "/ready"), "the gateway to be ready again")
 
 
-def _ready(gateway: Gateway) -> bool:
+def _answers(server: Server, path: str) -> bool:
     try:
-        return gateway.request("GET", "/ready").status == 200
+        return server.request("GET", path).status == 200
     except OSError:
         return False
 

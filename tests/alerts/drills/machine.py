@@ -20,9 +20,9 @@ OOM_LIMIT_BYTES = 64 * 2**20
 _EATS = f"import os; bytearray({4 * OOM_LIMIT_BYTES})"
 
 
-def told(**changes: Any) -> Callable[[Stack], Broken]:
+def told(gpu: int = 0, **changes: Any) -> Callable[[Stack], Broken]:
     """A GPU that tells something else."""
-    return lambda stack: stack.gpus.told(**changes)
+    return lambda stack: stack.gpus.told(gpu, **changes)
 
 
 def slowed_down(stack: Stack) -> Broken:
@@ -118,7 +118,7 @@ GPU: Lane = (
 IDLE_GPU: Lane = (
     Drill(
         "a GPU that holds a model and does nothing",
-        lambda stack: stack.gpus.another(used_mib=60_000),
+        told(gpu=1, used_mib=60_000),
         ("GpuIdleCost",),
         patience_s=260.0,
     ),
