@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tests.alerts.stack import Stack
 
 Broken = AbstractContextManager[None]
-PATIENCE_S = 100.0
+PATIENCE_S = 150.0
 
 
 def _nothing() -> str:

@@ -7,11 +7,11 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 
 from penstock.render.alerts import ALERTS
 from penstock.render.alerts.host import HOST
+from penstock.render.prometheus import GROUP_EVERY_S
 from penstock.render.rule import Severity
 from tests.alerts.drill import BURNS, PATIENCE_S, Drill, Lane, Round
 from tests.alerts.seen import Fired
@@ -24,6 +24,8 @@ MACHINE = {alert.name for alert in HOST}
 # For so long after a drill what it broke may still be told of: the longest window of most rules, and `for`. What
 # objectives have lost counts for six hours.
 AFTERMATH_S, LOST_S = 120.0, 6 * 3600 * TIME_SCALE
+# Alertmanager does not tell again of what comes back before it has told that it was over.
+CLEAR_S = GROUP_EVERY_S * TIME_SCALE + 2.0
 
 
 @dataclass(frozen=True)
@@ -111,12 +113,13 @@ def _seen(made: Stack, drill: Drill, since_s: float) -> list[Fired]:
 
 def _settle(made: Stack, drill: Drill) -> None:
     """Waits until none of its alerts fires, is about to, or is taken for firing: it would not be told of again."""
-    end_s = time.monotonic() + PATIENCE_S
+    clear_s = time.monotonic()
+    end_s = clear_s + PATIENCE_S
     late: set[str] = set()
     while time.monotonic() < end_s:
-        with suppress(OSError):
-            late = {name for name, model in made.watch.pending() if drill.awaits(name, model)}
-            if not late:
-                return
+        if late := {name for name, model in made.watch.pending() if drill.awaits(name, model)}:
+            clear_s = time.monotonic()
+        elif time.monotonic() - clear_s > CLEAR_S:
+            return
         time.sleep(LOOK_EVERY_S)
     say(f"{drill.name}: still there: {', '.join(sorted(late))}")

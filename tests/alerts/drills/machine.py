@@ -120,7 +120,7 @@ IDLE_GPU: Lane = (
         "a GPU that holds a model and does nothing",
         told(gpu=1, used_mib=60_000),
         ("GpuIdleCost",),
-        patience_s=260.0,
+        patience_s=400.0,
     ),
 )
 DRIVER: Lane = (
@@ -135,7 +135,7 @@ DRIVER: Lane = (
         lambda stack: stack.gpus.machine(hangs=True),
         ("ExporterBehind",),
         ("GpuDriverGone", "GpuLost"),
-        patience_s=150.0,
+        patience_s=200.0,
     ),
     Drill("the exporter killed", exporter_killed, ("ExporterDown",)),
 )

@@ -92,7 +92,6 @@ OPTIONAL: Lane = (
         ("LedgerFailing",),
         ("ClickHouseFailing", "JournalFailing"),
         models=("c",),
-        patience_s=130.0,
     ),
     Drill(
         "an engine that dies again and again",

@@ -122,7 +122,7 @@ WORN_OUT: Lane = (
         ("PrefixCacheCollapse",),
         MORE,
         BOTH,
-        patience_s=150.0,
+        patience_s=250.0,
     ),
     Drill("an engine that others use too", crowded, ("EngineRejections",), MORE, BOTH),
     Drill("an engine that hangs whole", stopped, ("EngineTargetDown",), MORE, BOTH),
@@ -134,6 +134,6 @@ LONG_ANSWERS: Lane = (
         ("GatewayLatencyP99High",),
         LOAD,
         models=("long",),
-        patience_s=150.0,
+        patience_s=250.0,
     ),
 )
