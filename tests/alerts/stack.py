@@ -88,6 +88,11 @@ class Stack:
             self.stop_engine(number)
             self.start_engine(number, *options)
 
+    def shown(self, number: int, name: str) -> float:
+        """What an engine's page says of itself."""
+        lines = self.engines[number].request("GET", "/metrics").body.decode().splitlines()
+        return next(float(line.split()[-1]) for line in lines if line.startswith(f"{name}{{"))
+
     def in_exporter(self, path: Path) -> Path:
         """A path as the exporter sees it."""
         return Path(f"/proc/{self.exporter.pid}/root") / path.relative_to("/")

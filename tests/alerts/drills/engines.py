@@ -8,13 +8,18 @@ from contextlib import ExitStack, contextmanager
 from tests.alerts.drill import BURNS, LOAD, TROUBLE, Drill, Lane
 from tests.alerts.stack import PAIR, QUEUE_LEN_MAX, Stack
 from tests.alerts.traffic import traffic
+from tests.e2e.processes import wait_until
 
 
 @contextmanager
 def frozen(stack: Stack) -> Iterator[None]:
     """Both engines stop in their midst; their health checks go on."""
-    # of two lengths, so that some are under way when others begin
-    with traffic(stack.gateway, 2, max_tokens=400), traffic(stack.gateway, 2, max_tokens=60):
+    running = "vllm:num_requests_running"
+    # of two lengths, so that some are under way when others begin, which is when an engine freezes
+    with traffic(stack.gateway, 4, max_tokens=400), traffic(stack.gateway, 2, max_tokens=60):
+        wait_until(
+            lambda: all(stack.shown(number, running) >= 2 for number in PAIR), "answers to be under way"
+        )
         for number in PAIR:
             stack.engines[number].script("freeze=60s")
         yield

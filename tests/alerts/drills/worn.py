@@ -51,15 +51,10 @@ def prompts_changed(stack: Stack) -> Iterator[None]:
         return {"prompt": f"{next(count)} {WORDS}"}
 
     with traffic(engine, 2, model="worn", prompt=WORDS):
-        wait_until(lambda: _hits(stack) > 100 * len(WORDS.split()), "prompts to be found in the cache")
+        hits = partial(stack.shown, WORN, "vllm:prefix_cache_hits_total")
+        wait_until(lambda: hits() > 100 * len(WORDS.split()), "prompts to be found in the cache")
     with traffic(engine, 2, model="worn", each=fresh):
         yield
-
-
-def _hits(stack: Stack) -> float:
-    page = stack.engines[WORN].request("GET", "/metrics").body.decode()
-    line = next(line for line in page.splitlines() if line.startswith("vllm:prefix_cache_hits_total{"))
-    return float(line.split()[-1])
 
 
 @contextmanager
