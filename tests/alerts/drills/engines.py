@@ -16,7 +16,8 @@ def frozen(stack: Stack) -> Iterator[None]:
     """Both engines stop in their midst; their health checks go on."""
     running = "vllm:num_requests_running"
     # of two lengths, so that some are under way when others begin, which is when an engine freezes
-    with traffic(stack.gateway, 4, max_tokens=400), traffic(stack.gateway, 2, max_tokens=60):
+    long, short = ({"ignore_eos": True, "max_tokens": tokens} for tokens in (600, 60))
+    with traffic(stack.gateway, 4, **long), traffic(stack.gateway, 2, **short):
         wait_until(
             lambda: all(stack.shown(number, running) >= 2 for number in PAIR), "answers to be under way"
         )
