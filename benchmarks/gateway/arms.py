@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.gateway.client import KEY
 from benchmarks.gateway.peers import AbsentError, Package
-from benchmarks.gateway.plan import ONE_WORKER, TWO_WORKERS
+from benchmarks.gateway.plan import ONE_WORKER, TRACED, TWO_WORKERS
 
 SYSTEM_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"))
 # More than any load has streams: nobody but the proxy itself holds a request back.
@@ -221,10 +221,11 @@ general_settings:
     return Launch(argv, {config: text}, env)
 
 
-def _penstock(workers: int) -> Callable[[Place], Launch]:
+def _penstock(workers: int, *, traced: bool = False) -> Callable[[Place], Launch]:
     """Penstock's gateway with everything that is on by default, its log in a file.
 
-    `concurrency` says what this backend is: an engine that runs as many streams as it is sent.
+    `concurrency` says what this backend is: an engine that runs as many streams as it is sent. It takes traces as well:
+    of one request in twenty, which is what traces are set to where they are on.
     """
 
     def launch(place: Place) -> Launch:
@@ -234,6 +235,8 @@ def _penstock(workers: int) -> Callable[[Place], Launch]:
 listen = "127.0.0.1:{place.port}"
 admin = "127.0.0.1:{place.spare_port}"
 {f"workers = {workers}" if workers > 1 else ""}
+[traces]
+{f'endpoint = "http://127.0.0.1:{place.backend}"' if traced else ""}
 [[models]]
 name = "bench"
 engine = "remote"
@@ -282,7 +285,8 @@ ARMS = {
         Arm("litellm", litellm, "Python", Package("litellm", "litellm")),
         Arm(ONE_WORKER, _penstock(1), "Python"),
         Arm(TWO_WORKERS, _penstock(2), "Python", workers=2),
+        Arm(TRACED, _penstock(1, traced=True), "Python"),
     )
 }
 QUICK_ARMS = ("direct", "nginx", ONE_WORKER)
-OURS = (ONE_WORKER, TWO_WORKERS)
+OURS = (ONE_WORKER, TWO_WORKERS, TRACED)

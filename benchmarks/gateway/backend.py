@@ -19,6 +19,7 @@ STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
     b"cache-control: no-cache\r\ntransfer-encoding: chunked\r\n\r\n"
 )
+TRACES_PATH = b"/v1/traces"  # it is a collector, too, that takes all and keeps nothing
 MODELS = b'{"object":"list","data":[{"id":"bench","object":"model","created":0,"owned_by":"bench"}]}'
 
 
@@ -71,7 +72,7 @@ class Backend(asyncio.Protocol):
             self._chat(json.loads(self._body))
         elif self._path == b"/v1/completions":
             self._answer(replies.plain(_text(json.loads(self._body).get("prompt")), "text_completion"))
-        elif self._path == b"/health":
+        elif self._path in (b"/health", TRACES_PATH):
             self._answer(b"{}")
         else:
             self._answer(b'{"error":{"message":"no such route"}}', b"404 Not Found")

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from benchmarks.gateway import measures
 from benchmarks.gateway.arms import RUST_ROUTERS
 from benchmarks.gateway.measures import Measure
-from benchmarks.gateway.plan import ONE_WORKER, TWO_WORKERS
+from benchmarks.gateway.plan import ONE_WORKER, TRACED, TWO_WORKERS
 from benchmarks.gateway.sitting import Results
 
 NGINX_FACTOR_MAX = 1.5
 TWO_WORKERS_FACTOR_MIN = 1.7
+# A tenth of what a request may cost; of an event nothing, or what two runs of the same code differ by.
+TRACES_US_MAX, EVENT_NOISE_US = 10, 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,20 @@ def _over_direct(measure: Measure, limit_ms: float) -> Callable[[Results], Verdi
     return judge
 
 
+def _traces_add(measure: Measure, limit_us: float) -> Callable[[Results], Verdict | None]:
+    """Traces on against off, of the same sitting."""
+
+    def judge(results: Results) -> Verdict | None:
+        if not _planned(results, measure) or TRACED not in results.arms:
+            return None
+        on, off = measure.median(results, TRACED), measure.median(results, ONE_WORKER)
+        found = "" if on is None or off is None else f"{on - off:+.1f} µs"
+        bar = f"{measure.name(results.plan)}: traces of 5 %"
+        return Verdict(bar, f"add at most {limit_us:g} µs", found, bool(found) and on - off <= limit_us)
+
+    return judge
+
+
 def _two_workers_plain(results: Results) -> Verdict | None:
     measure = measures.THROTTLED_PER_S
     if not _planned(results, measure) or not {ONE_WORKER, TWO_WORKERS} <= {*results.arms}:
@@ -141,6 +157,8 @@ _JUDGES: tuple[Callable[[Results], Verdict | None], ...] = (
     _most(measures.IDLE_RSS, 60, "MB per worker"),
     _most(measures.STREAM_KB, 12, "KB"),
     _most(measures.READY, 1, "s"),
+    _traces_add(measures.EVENT_MANY, EVENT_NOISE_US),
+    _traces_add(measures.PLAIN, TRACES_US_MAX),
     _two_workers_plain,
     _two_workers_events,
 )

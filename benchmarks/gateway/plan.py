@@ -10,6 +10,7 @@ from benchmarks.gateway.client import Load
 
 ONE_WORKER = "penstock"
 TWO_WORKERS = "penstock-2"
+TRACED = "penstock-traced"
 TIMEOUT_FACTOR = 20
 
 

@@ -139,7 +139,7 @@ def _table(results: Results, arms: Sequence[str], measures: Sequence[Measure]) -
 
 
 def _workers(results: Results, arms: Sequence[str]) -> list[str]:
-    ours = [arm for arm in OURS if arm in arms]
+    ours = [arm for arm in (ONE_WORKER, TWO_WORKERS) if arm in arms]
     if not any(THROTTLED_PER_S.values(results, arm) for arm in ours):
         return []
     table = _table(results, ours, (THROTTLED_PER_S, PAIR_EVENT))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from penstock.assembly.changes import changes, starts_otherwise
-from penstock.core.config import Config, ExporterConfig, GatewayConfig, ModelConfig
+from penstock.core.config import Config, ExporterConfig, GatewayConfig, LogConfig, ModelConfig
 
 
 def model(**members: Any) -> ModelConfig:
@@ -36,6 +36,7 @@ def test_what_is_different_is_told_by_the_keys_of_the_file_with_when_it_takes_ef
     after = Config(
         models=(model(start_timeout="3m"),),
         gateway=GatewayConfig.model_validate({"drain_timeout": "5s"}),
+        log=LogConfig(level="debug"),
         exporter=ExporterConfig(enabled=True),
     )
 
@@ -43,5 +44,6 @@ def test_what_is_different_is_told_by_the_keys_of_the_file_with_when_it_takes_ef
     assert list(changes(before, after)) == [
         "models m: start_timeout has changed (for replicas that are started from now on)",
         "gateway: drain_timeout has changed (takes effect when the gateway is started again)",
+        "log has changed (the exporter's when Penstock is started again)",
         "exporter has changed (takes effect when Penstock is started again)",
     ]

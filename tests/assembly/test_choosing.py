@@ -15,7 +15,7 @@ from penstock.assembly.pulling import Wanted, prepare
 from penstock.core.config import ModelConfig
 from penstock.core.errors import PenstockError
 from penstock.engines.hub import Hub, HubName
-from penstock.engines.model_files import DEMO_FOLDER
+from penstock.engines.paths import DEMO_FOLDER
 from penstock.planner.hardware import GIB, main_memory, parse_gpus
 from tests.engines.hub_look_alike import LookAlike, Repo, folder, serving
 from tests.planner.models import FOLDER
@@ -25,6 +25,7 @@ PLAIN = {name: data for name, data in DEMO.items() if not name.endswith(".gguf")
 _, A6000 = parse_gpus("A6000")
 CPU = Machine((), main_memory(16 * GIB), vllm=False)
 CPU_VLLM = Machine((), main_memory(16 * GIB), vllm=True)
+CPU_SLOW = Machine((), main_memory(16 * GIB), vllm=False, transformers=True)
 GPU = Machine((A6000, A6000), main_memory(64 * GIB), vllm=True)
 GPU_ALONE = Machine((A6000,), main_memory(64 * GIB), vllm=False)
 
@@ -77,6 +78,9 @@ def chosen(
         ("acme/both", GPU, "llamacpp", "llamacpp", "acme/both/tiny-Q4_K_M.gguf"),
         ("acme/tiny", GPU, None, "vllm", "acme/tiny"),
         ("acme/tiny", CPU_VLLM, "vllm", "vllm", "acme/tiny"),
+        ("acme/tiny", CPU_SLOW, None, "transformers", "acme/tiny"),
+        ("acme/both", CPU_SLOW, None, "llamacpp", "acme/both/tiny-Q4_K_M.gguf"),
+        ("acme/both", GPU, "transformers", "transformers", "acme/both"),
         ("demo", CPU, None, "llamacpp", "demo"),
         ("demo", GPU, None, "llamacpp", "demo"),
     ],
@@ -198,7 +202,23 @@ def test_folders_and_files_of_this_disk_are_served_too(
             "there is no such file or folder, and it is no name of the Hub",
             "name owner/model",
         ),
-        ("acme/tiny", GPU, "remote", "--engine: expected llamacpp or vllm, found 'remote'", ""),
+        (
+            *("acme/tiny", CPU, None),
+            "llama.cpp needs GGUF files",
+            "; or, for the slowest engine, which serves it as it is: pip install torch accelerate",
+        ),
+        (
+            "acme/tiny-GGUF",
+            CPU_SLOW,
+            "transformers",
+            "Transformers serves no GGUF files",
+            "leave --engine out",
+        ),
+        (
+            *("acme/tiny", GPU, "remote"),
+            "--engine: expected llamacpp or vllm or transformers, found 'remote'",
+            "",
+        ),
     ],
 )
 def test_what_can_not_be_served_here_is_said_with_what_to_do(

@@ -5,35 +5,37 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from penstock.assembly.clickhouse import ClickHouse
 from penstock.assembly.delivering import Delivering, DeliveryReport, deliver_apart
 from penstock.core.config import ClickHouseConfig
 from penstock.core.errors import PenstockError
 from penstock.core.record import Outcome
-from penstock.store.clickhouse.delivery import BATCH_ROWS
-from penstock.store.clickhouse.delivery import deliver as send_rows
 from penstock.store.ledger import Ledger
 from penstock.store.ledger_file import LedgerFile
 from penstock.store.outbox import Outbox
 from penstock.telemetry.logs import Logger
-from tests.clickhouse import ClickHouseServer, clickhouse
+from tests.clickhouse import (
+    ClickHouseServer,
+    Trouble,
+    clickhouse,
+    counted,
+    deliver,
+    ingest,
+    migrate,
+    settings,
+)
 from tests.e2e.processes import ready_gateway, remote, sim_engine, wait_until
 from tests.store.journals import NOON, begin_line, end_line, put, record, write
-
-KEPT = {
-    f"{what}_keep": "3650d" for what in ("requests", "minutes", "usage", "traces", "logs", "metrics")
-}  # the tests' day may be past
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseServer]:
     with clickhouse(tmp_path_factory.mktemp("clickhouse")) as server:
-        asyncio.run(migrate(config(server)))
+        asyncio.run(migrate(settings(server)))
         yield server
 
 
@@ -45,7 +47,7 @@ def server(shared: ClickHouseServer) -> ClickHouseServer:
     ):
         if name != "penstock_migrations":
             shared.run(f"TRUNCATE TABLE {name}")
-    shared.refuse, shared.lose_answers, shared.inserts = [], 0, 0
+    shared.trouble, shared.inserts = Trouble(), 0
     return shared
 
 
@@ -54,42 +56,8 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def config(server: ClickHouseServer, **settings: object) -> ClickHouseConfig:
-    return ClickHouseConfig.model_validate({"url": server.url, **KEPT, **settings})
-
-
-async def migrate(settings: ClickHouseConfig) -> int:
-    server = ClickHouse(settings)
-    try:
-        pending = await server.pending()
-        for migration in pending:
-            await server.apply(migration)
-        return len(pending)
-    finally:
-        server.close()
-
-
-def ingest(home: Path) -> None:
-    Ledger(home / "usage.sqlite", home / "journal", lambda: NOON, outbox=True).ingest()
-
-
-def deliver(home: Path, server: ClickHouseServer) -> DeliveryReport:
-    return asyncio.run(deliver_apart(home / "usage.sqlite", config(server)))
-
-
-def counted(server: ClickHouseServer) -> tuple[int, int, int]:
-    """Requests by their rows, by day, and by minute."""
-    tables = (
-        "sum(sign) FROM llm_requests",
-        "sum(requests) FROM llm_usage_daily",
-        "sum(requests) FROM llm_minutes",
-    )
-    one, two, three = (int(server.query(f"SELECT {table}")[0][0]) for table in tables)
-    return one, two, three
-
-
 def test_migrations_are_applied_once(server: ClickHouseServer) -> None:
-    assert asyncio.run(migrate(config(server))) == 0
+    assert asyncio.run(migrate(settings(server))) == 0
     assert {"llm_requests", "llm_usage_daily", "otel_traces", "otel_logs", "otel_metrics_histogram"} <= {
         name for (name,) in server.query("SHOW TABLES")
     }
@@ -99,7 +67,7 @@ def test_tables_of_a_newer_penstock_are_left_alone(server: ClickHouseServer) -> 
     server.run("INSERT INTO penstock_migrations (number, name) VALUES (999, 'later')")
     try:
         with pytest.raises(PenstockError, match="newer Penstock"):
-            asyncio.run(migrate(config(server)))
+            asyncio.run(migrate(settings(server)))
     finally:
         server.run("ALTER TABLE penstock_migrations DELETE WHERE number = 999 SETTINGS mutations_sync = 2")
 
@@ -127,11 +95,11 @@ def test_a_batch_that_goes_again_counts_once(server: ClickHouseServer, home: Pat
     write(home / "journal", record("r0"), record("r1"))
     ingest(home)
     if trouble == "refused":
-        server.refuse = ["Code: 252. DB::Exception: Too many parts. (TOO_MANY_PARTS)"]
+        server.trouble.refuse = ["Code: 252. DB::Exception: Too many parts. (TOO_MANY_PARTS)"]
     else:
-        server.lose_answers = 10
+        server.trouble.lose_answers = 10
     first = deliver(home, server)
-    server.lose_answers = 0
+    server.trouble.lose_answers = 0
     write(home / "journal", record("r2"))
     ingest(home)
     second = deliver(home, server)
@@ -173,7 +141,7 @@ def test_what_is_taken_back_amid_old_rows_is_taken_back_there(server: ClickHouse
     Ledger(home / "usage.sqlite", home / "journal", lambda: NOON).ingest()
     ingest(home)  # both were there before anything was to be sent
     with closing(sqlite3.connect(home / "usage.sqlite", isolation_level=None)) as db:
-        first = Outbox(db).next_batch(1)
+        first = Outbox(db).next_batch(1, NOON)
         assert first is not None
         assert [row["entry_id"] for row in first.rows] == ["e1"]
     put(home / "journal", "2-2-1.jsonl", end_line("e1", completion_tokens=7))
@@ -185,36 +153,10 @@ def test_what_is_taken_back_amid_old_rows_is_taken_back_there(server: ClickHouse
     assert counted(server) == (2, 2, 2)
 
 
-def test_rows_that_were_sent_before_a_failure_are_told(home: Path) -> None:
-    async def told() -> list[int]:
-        sent: list[int] = []
-        refusals = iter([False, True])
-
-        async def ask(*_: object) -> bytes:
-            if next(refusals):
-                raise PenstockError("no room", code="clickhouse_refuses", hint="")
-            return b""
-
-        @contextmanager
-        def outbox() -> Iterator[Outbox | None]:
-            with closing(sqlite3.connect(home / "usage.sqlite", isolation_level=None)) as db:
-                yield Outbox(db)
-
-        with pytest.raises(PenstockError):
-            await send_rows(outbox, ask, sent.append)
-        return sent
-
-    ingest(home)
-    write(home / "journal", *(record(f"r{number}") for number in range(BATCH_ROWS + 1)))
-    ingest(home)
-
-    assert asyncio.run(told()) == [BATCH_ROWS]
-
-
 def test_of_several_workers_one_sends(server: ClickHouseServer, home: Path) -> None:
     async def both() -> list[DeliveryReport]:
         ledger = home / "usage.sqlite"
-        return await asyncio.gather(*(deliver_apart(ledger, config(server)) for _ in range(3)))
+        return await asyncio.gather(*(deliver_apart(ledger, settings(server)) for _ in range(3)))
 
     write(home / "journal", *(record(f"r{number}") for number in range(3)))
     ingest(home)
@@ -261,7 +203,7 @@ def test_a_server_that_is_away_loses_nothing(server: ClickHouseServer, home: Pat
 def test_a_refusal_says_what_to_do(server: ClickHouseServer, home: Path, said: str, hint: str) -> None:
     write(home / "journal", record("r0"))
     ingest(home)
-    server.refuse = [said]
+    server.trouble.refuse = [said]
     report = deliver(home, server)
 
     assert report.problem is not None
@@ -272,18 +214,18 @@ def test_a_refusal_says_what_to_do(server: ClickHouseServer, home: Path, said: s
 def test_a_password_is_given_and_not_shown(server: ClickHouseServer, home: Path) -> None:
     write(home / "journal", record("r0"))
     ingest(home)
-    server.password = "its-password"
+    server.trouble.password = "its-password"
     try:
         refused = deliver(home, server)
-        settings = config(server, user="penstock", password="its-password")
-        taken = asyncio.run(deliver_apart(home / "usage.sqlite", settings))
+        config = settings(server, user="penstock", password="its-password")
+        taken = asyncio.run(deliver_apart(home / "usage.sqlite", config))
     finally:
-        server.password = ""
+        server.trouble.password = ""
 
     assert refused.problem is not None
     assert "clickhouse.password" in refused.problem.hint
     assert taken.problem is None
-    assert "its-password" not in repr(settings)
+    assert "its-password" not in repr(config)
 
 
 def test_percentiles_over_minutes_are_those_of_the_requests(server: ClickHouseServer, home: Path) -> None:
@@ -310,25 +252,93 @@ def test_what_a_gateway_served_comes_there_by_itself(server: ClickHouseServer, h
         assert row == [["m", "200", "true", "1", "1", "/v1/chat/completions"]]
         page = front.admin("/metrics").body.decode()
         assert "penstock_clickhouse_failing 0.0" in page
-        assert (
-            front.penstock("clickhouse", "status").stdout == "Migrations: all applied. Rows that wait: 0.\n"
+        shown = front.penstock("clickhouse", "status").stdout
+        assert "Migrations: all applied\nRows:       0 wait\nLast sent:  " in shown
+
+
+def test_an_error_that_comes_after_200_is_an_error(server: ClickHouseServer, home: Path) -> None:
+    write(home / "journal", record("r0"))
+    ingest(home)
+    server.trouble.refuse_late = ["Code: 241. DB::Exception: Memory limit exceeded. (MEMORY_LIMIT_EXCEEDED)"]
+    report = deliver(home, server)
+
+    assert report.problem is not None
+    assert "Memory limit exceeded" in report.problem.message
+    assert (report.sent, report.unsent) == (0, 1)
+
+
+def test_a_batch_that_is_too_large_is_sent_in_parts(server: ClickHouseServer, home: Path) -> None:
+    ingest(home)
+    write(home / "journal", *(record(f"r{number}") for number in range(40)))
+    ingest(home)
+    server.trouble.body_bytes_max = 500
+    report = deliver(home, server)
+
+    assert (report.problem, report.sent) == (None, 40)
+    assert server.inserts > 3
+    assert counted(server) == (40, 40, 40)
+
+
+def test_a_row_that_is_too_large_by_itself_waits(server: ClickHouseServer, home: Path) -> None:
+    write(home / "journal", record("r0"))
+    ingest(home)
+    server.trouble.body_bytes_max = 10
+    report = deliver(home, server)
+
+    assert report.problem is not None
+    assert "413" in report.problem.message
+    assert report.unsent == 1
+
+
+def test_what_is_no_clickhouse_takes_no_rows(server: ClickHouseServer, home: Path) -> None:
+    write(home / "journal", record("r0"))
+    ingest(home)
+    server.trouble.page = b"<html>Welcome to nginx</html>"
+    report = deliver(home, server)
+
+    assert report.problem is not None
+    assert "is not ClickHouse" in report.problem.message
+    assert "clickhouse.url" in report.problem.hint
+    assert report.unsent == 1
+
+
+def test_rows_wait_for_all_of_their_tables(server: ClickHouseServer, home: Path) -> None:
+    write(home / "journal", record("r0"))
+    ingest(home)
+    server.run("ALTER TABLE penstock_migrations DELETE WHERE number = 2 SETTINGS mutations_sync = 2")
+    try:
+        report = deliver(home, server)
+        migrated = asyncio.run(migrate(settings(server)))
+    finally:
+        deliver(home, server)
+
+    assert report.problem is not None
+    assert "migrations 0002 are not applied" in report.problem.message
+    assert "penstock clickhouse migrate" in report.problem.hint
+    assert migrated == 1
+    assert counted(server) == (1, 1, 1)
+
+
+def test_a_password_that_an_answer_repeats_is_not_told(server: ClickHouseServer, home: Path) -> None:
+    write(home / "journal", record("r0"))
+    ingest(home)
+    server.trouble.password = "its-password"
+    server.trouble.refuse = ["Code: 1. DB::Exception: no such thing as its-password (UNKNOWN)"]
+    report = deliver(home, server, user="penstock", password="its-password")
+
+    assert report.problem is not None
+    assert "no such thing as *** (" in report.problem.message
+
+
+def test_a_ledger_that_cannot_be_written_is_told(server: ClickHouseServer, home: Path) -> None:
+    write(home / "journal", record("r0"))
+    ingest(home)
+    with closing(sqlite3.connect(home / "usage.sqlite", isolation_level=None)) as db:
+        db.execute(
+            "CREATE TRIGGER full BEFORE UPDATE ON outbox BEGIN SELECT raise(FAIL, 'disk is full'); END"
         )
+    report = deliver(home, server)
 
-
-def test_spans_logs_and_metrics_fit_their_tables(server: ClickHouseServer) -> None:
-    span = (
-        "Timestamp, TraceId, SpanId, ParentSpanId, TraceState, SpanName, SpanKind, ServiceName, ResourceAttributes, "
-        "ScopeName, ScopeVersion, SpanAttributes, Duration, StatusCode, StatusMessage"
-    )
-    server.run(
-        f"INSERT INTO otel_traces ({span}) VALUES (now64(9), 'aa', 'bb', '', '', 'chat m', 'Server', 'gateway', {{}}, "
-        "'', '', {'gen_ai.request.model': 'm', 'penstock.request_id': 'req_1'}, 5, 'Unset', '')"
-    )
-
-    assert server.query("SELECT Model, RequestId FROM otel_traces") == [["m", "req_1"]]
-    assert server.query("SELECT TraceId FROM otel_traces_trace_id_ts") == [["aa"]]
-    kinds = ("gauge", "sum", "histogram", "exponential_histogram", "summary")
-    for kind in kinds:
-        server.run(f"INSERT INTO otel_metrics_{kind} (MetricName, TimeUnix) VALUES ('m', now64(9))")
-    server.run("INSERT INTO otel_logs (Timestamp, Body) VALUES (now64(9), 'the body')")
-    assert server.query("SELECT Body FROM otel_logs WHERE hasToken(Body, 'body')") == [["the body"]]
+    assert report.problem is not None
+    assert "can't be used: disk is full" in report.problem.message
+    assert report.unsent == 1

@@ -14,7 +14,7 @@ from penstock.core.errors import PenstockError
 from penstock.supervisor.control import Ask
 from penstock.telemetry.notify import Notifier
 from tests.assembly.stage import Stage, model
-from tests.supervisor.parts import until
+from tests.supervisor.parts import FAIL, HANG, SERVE, until
 
 RESTART = Ask("restart", "a")
 
@@ -50,6 +50,44 @@ def test_without_room_it_is_refused_and_in_place_says_what_that_means(tmp_path: 
 
     assert stage.told.steps[0].startswith("a: its only replica is restarted in place: requests get 503")
     assert stage.events.count("a-0 started") == 2
+
+
+ONCE = """
+import pathlib, sys
+mark = pathlib.Path(sys.argv[1] + ".once")
+if mark.exists():
+    {then}
+mark.touch()
+"""
+
+
+@pytest.mark.parametrize("then", ["sys.exit('the model file is bent')", "import signal; signal.pause()"])
+def test_a_restart_in_place_that_fails_says_what_is_not_up(tmp_path: Path, then: str) -> None:
+    stage = Stage(tmp_path, scripts={0: ONCE.format(then=then) + SERVE})
+
+    async def scene() -> None:
+        with pytest.raises(PenstockError) as raised:
+            await commands(stage).carry_out(
+                Ask("restart", "a", in_place=True, ready_within_s=2.0), stage.told
+            )
+        assert raised.value.hint.startswith(
+            "not up: a-0, and what ran before is stopped; see `penstock status`"
+        )
+
+    stage.run(scene)
+
+
+def test_a_restart_that_fails_beside_what_serves_loses_nothing(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, (model(replicas=2),))
+    stage.scripts = {0: FAIL}
+
+    async def scene() -> None:
+        with pytest.raises(PenstockError, match="the model file is bent") as raised:
+            await commands(stage).carry_out(RESTART, stage.told)
+        assert raised.value.hint == "as many replicas serve as before"
+        assert stage.names() == ["a-0", "a-1"]
+
+    stage.run(scene)
 
 
 def test_what_somebody_else_runs_is_not_restarted(tmp_path: Path) -> None:
@@ -98,6 +136,63 @@ def test_a_second_command_is_turned_away_and_a_hangup_waits(tmp_path: Path) -> N
 
     assert "SIGHUP: a reload follows once restart of a is over" in stage.said.lines
     assert stage.gateway.reloads == 1
+
+
+def test_a_hangup_withdraws_a_reload_that_waits_where_the_configuration_is_another_again(
+    tmp_path: Path,
+) -> None:
+    stage = Stage(tmp_path, scripts={1: HANG})
+    before = stage.loaded
+
+    async def scene() -> None:
+        asked = commands(stage)
+        following = asyncio.create_task(asked.follow_hangups())
+        stage.loaded = Loaded(Config(models=(model(seed=1),)))
+        asked.hang_up()
+        await until(lambda: "a-1 started" in stage.events)
+        asked.hang_up()
+        await until(lambda: "SIGHUP: the reload under way goes on" in stage.said.text)
+        assert stage.names() == ["a-0", "a-1"]
+
+        stage.loaded = before
+        asked.hang_up()
+        await until(lambda: "reload: nothing has changed" in stage.said.lines)
+        assert stage.names() == ["a-0"]
+        following.cancel()
+
+    stage.run(scene)
+
+    assert stage.events.count("a-1 started") == 1
+    assert [line for line in stage.said.lines if "withdrawn" in line] == [
+        "SIGHUP: the reload under way is withdrawn for another",
+        "reload: withdrawn",
+    ]
+
+
+def test_a_hangup_with_mistakes_withdraws_nothing(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, scripts={1: HANG})
+
+    def mistaken() -> Loaded:
+        raise PenstockError("models: expected at least one model")
+
+    async def scene() -> None:
+        asked = commands(stage)
+        following = asyncio.create_task(asked.follow_hangups())
+        stage.loaded = Loaded(Config(models=(model(seed=1),)))
+        asked.hang_up()
+        await until(lambda: "a-1 started" in stage.events)
+        stage.reloading._load = mistaken
+        asked.hang_up()
+        await until(lambda: "SIGHUP: refused" in stage.said.text)
+        assert stage.names() == ["a-0", "a-1"]
+        following.cancel()
+
+    stage.run(scene)
+
+    assert (
+        "SIGHUP: refused, the reload under way goes on: models: expected at least one model"
+        in stage.said.lines
+    )
 
 
 def test_a_bug_fails_the_command_and_nothing_else(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 
 import pytest
@@ -133,3 +134,48 @@ def test_an_engine_that_penstock_starts_takes_other_names_than_the_remote_one_ha
         assert sorted(stage.names()) == ["a-1", "a-3", "b-0"]
 
     stage.run(scene)
+
+
+def test_everything_goes_on_while_a_new_model_is_locked_and_what_earlier_ones_left_is_ended(
+    tmp_path: Path,
+) -> None:
+    stage, turned = Stage(tmp_path, (model("a"),)), threading.Event()
+    locked: list[tuple[str, bool]] = []
+    stage.reloading._lock = lambda one: locked.append((one.name, turned.wait(5.0)))
+
+    async def scene() -> None:
+        following = asyncio.create_task(follow(stage, model("a"), model("c")))
+        await asyncio.sleep(0.01)  # in which the loop turns
+        turned.set()
+        await following
+
+    stage.run(scene)
+
+    assert locked == [("c", True)]
+
+
+def test_a_lock_is_taken_whole_by_a_reload_that_is_withdrawn_amid_it(tmp_path: Path) -> None:
+    stage, begun, let_go = Stage(tmp_path, (model("a"),)), threading.Event(), threading.Event()
+    locked: list[str] = []
+
+    def lock(one: ModelConfig) -> None:
+        locked.append(one.name)
+        begun.set()
+        let_go.wait(5.0)
+
+    stage.reloading._lock = lock
+
+    async def scene() -> None:
+        following = asyncio.create_task(follow(stage, model("a"), model("c")))
+        await until(begun.is_set)
+        following.cancel()
+        await asyncio.sleep(0.01)
+        let_go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await following
+        await follow(stage, model("a"), model("c"))
+
+    stage.run(scene)
+
+    assert locked == ["c"]
+    assert stage.names() == ["a-0", "c-0"]

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from penstock.engines.model_files import DEMO_FOLDER
+from penstock.engines.paths import DEMO_FOLDER
 from tests.cli.conftest import Command
 from tests.engines.hub_look_alike import Fault, LookAlike, Repo, folder, serving
 
@@ -32,7 +32,9 @@ class Site:
         self.folder, self.look = folder, look
         self.processes: list[subprocess.Popen[str]] = []
         kept = {
-            name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PENSTOCK_"))
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("HF_", "PENSTOCK_")) and not name.lower().endswith("_proxy")
         }
         self.environ = {**kept, "HF_ENDPOINT": look.url, "HF_HOME": str(folder / "hf")}
 
@@ -298,3 +300,20 @@ def test_the_library_is_loaded_by_who_needs_it_alone(site: Site, arguments: list
     )
 
     assert result.stderr.splitlines()[-1] == "False"
+
+
+@pytest.mark.parametrize(
+    ("proxy", "said"),
+    [
+        ("foo://user:hunter2@x", "Unknown scheme for proxy URL"),
+        ("http://x:many", "Invalid port: 'many'"),
+    ],
+)
+def test_a_proxy_that_is_none_is_told_with_its_variable(site: Site, proxy: str, said: str) -> None:
+    result = site.run("pull", TINY, HTTPS_PROXY=proxy)
+
+    assert result.returncode == 1
+    first, hint = result.stderr.splitlines()[-2:]
+    assert first.startswith(f"error: HTTPS_PROXY: the Hub can't be asked for {TINY}: {said}")
+    assert hint == "hint: name a proxy as http://HOST:PORT, or unset the variable"
+    assert "hunter2" not in result.stderr

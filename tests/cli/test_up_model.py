@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.engines.model_files import DEMO_FOLDER
+from penstock.engines.paths import DEMO_FOLDER
 from penstock.supervisor.ports import free_port
 from tests.cli.conftest import Command
 from tests.cli.test_pull_command import GGUF, WITHIN_S, Site, site

@@ -16,7 +16,7 @@ from typing import Any
 
 from penstock.core.config import ModelConfig
 from penstock.engines.catalog import SPECS
-from penstock.engines.model_files import DEMO_FOLDER
+from penstock.engines.paths import DEMO_FOLDER
 from penstock.engines.spec import EngineSpec, Placement
 from penstock.engines.vllm import VENV_VARIABLE
 from penstock.supervisor.exits import explained

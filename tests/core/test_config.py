@@ -1,7 +1,7 @@
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from penstock.core.config import Address, Config, ModelConfig, TenantConfig, Timeouts
+from penstock.core.config import Address, ClickHouseConfig, Config, ModelConfig, TenantConfig, Timeouts
 from penstock.core.config_model import Health
 
 
@@ -113,6 +113,14 @@ def test_a_simulated_model_has_no_source() -> None:
 def test_a_remote_model_takes_only_distinct_base_urls(source: str | list[str]) -> None:
     with pytest.raises(ValidationError, match="different URLs"):
         ModelConfig.model_validate({"name": "m", "engine": "remote", "source": source})
+
+
+@pytest.mark.parametrize(
+    "url", ["http://ch:99999", "http://ch:0", "http://[::::]:8123", "http://u:p@ch:8123", "http://ch:8123/db"]
+)
+def test_a_clickhouse_is_at_an_address_and_nothing_more(url: str) -> None:
+    with pytest.raises(ValidationError, match="expected a URL such as http://host:8123"):
+        ClickHouseConfig.model_validate({"url": url})
 
 
 def test_a_remote_url_with_tls_is_answered_with_what_to_do() -> None:

@@ -115,6 +115,7 @@ def test_names_that_are_not_configuration_are_left_alone() -> None:
         "PENSTOCK_CONFIG": "/x",
         "PENSTOCK_VLLM_VENV": "/x",
         "PENSTOCK_SIM_API_KEY": "x",
+        "PENSTOCK_BENCH_API_KEY": "a-load-testers-key",
         "PENSTOCK_INTERNAL_ANYTHING": "x",
         "PENSTOCKED": "x",
         "HOME": "/root",

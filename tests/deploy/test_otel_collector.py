@@ -20,10 +20,21 @@ def test_pipelines_name_what_is_there_and_all_of_it() -> None:
     assert set(CONFIG["service"]["extensions"]) == set(CONFIG["extensions"])
 
 
-def test_memory_is_limited_first_and_batches_are_made_last() -> None:
+def test_memory_is_limited_first_and_what_waits_is_on_disk_before_it_is_batched() -> None:
+    queue = CONFIG["exporters"]["clickhouse"]["sending_queue"]
+
     for pipeline in CONFIG["service"]["pipelines"].values():
         assert pipeline["processors"][0] == "memory_limiter"
-        assert pipeline["processors"][-1] == "batch"
+    assert queue["storage"] == "file_storage"
+    assert queue["batch"]["min_size"] <= queue["batch"]["max_size"] < queue["queue_size"]
+    assert CONFIG["exporters"]["clickhouse"]["retry_on_failure"]["max_elapsed_time"] == "0s"
+
+
+def test_what_people_said_is_left_out_of_spans_and_logs() -> None:
+    for kind in ("traces", "logs"):
+        assert {"attributes/content", "transform/content"} <= set(
+            CONFIG["service"]["pipelines"][kind]["processors"]
+        )
 
 
 def test_it_writes_to_the_tables_that_the_migrations_make() -> None:

@@ -23,7 +23,7 @@ Rows = Mapping[str, list[Row]]
 OUTCOMES = {
     End.COMPLETE: {"complete"},
     End.ERROR_EVENT: {"interrupted"},
-    End.REFUSED: {"complete", "rejected"},  # an engine's own refusal is its whole answer
+    End.REFUSED: {"rejected"},  # by the gateway, or by the engine's own whole reply
     End.LEFT: {"complete", "rejected", "interrupted", "cancelled"},
     # A gateway that is killed between the line in the journal and the client's last bytes has said `complete`.
     End.CUT: {"interrupted", "complete"},

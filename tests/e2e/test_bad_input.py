@@ -302,6 +302,22 @@ def test_500_idle_connections_do_no_harm_and_leave_nothing(strict: Gateway) -> N
     wait_until(lambda: process.num_fds() <= before + 2, "the connections to be let go")
 
 
+def test_a_base_url_that_is_wrong_and_a_key_that_is_none_are_seen_by_who_runs_it(
+    folder: Path, sim: Sim
+) -> None:
+    with ready_gateway(folder, remote("m", sim)) as server:
+        server.request("POST", "/chat/completions", {"model": "m"}, {"X-Request-Id": "lost-1"})
+        server.request("GET", "/v1/models/m", headers={"Authorization": "Bearer sk-wrong"})
+        metrics = server.admin("/metrics", key="").body.decode()
+        logged = [json.loads(line) for line in server.log.read_text().splitlines()]
+
+    assert 'penstock_api_requests_total{route="other",status="404"} 1' in metrics
+    assert 'penstock_api_requests_total{route="/v1/models/{name:path}",status="401"} 1' in metrics
+    told = {one["path"]: one for one in logged if one["event"] == "api_request"}
+    assert set(told) == {"/chat/completions", "/v1/models/m"}
+    assert (told["/chat/completions"]["request_id"], told["/chat/completions"]["status"]) == ("lost-1", 404)
+
+
 def test_connections_beyond_the_limit_get_503_and_the_rest_go_on(folder: Path, sim: Sim) -> None:
     limits = '[gateway]\nconnections_max = 40\nheader_timeout = "60s"\n'
     with ready_gateway(folder, limits + remote("m", sim)) as server:
@@ -311,9 +327,11 @@ def test_connections_beyond_the_limit_get_503_and_the_rest_go_on(folder: Path, s
         for sock in held:
             sock.close()
         served = wait_until(lambda: still_serves(server), "room for a connection")
+        metrics = server.admin("/metrics", key="").body.decode()
 
     assert b" 503 " in reply.splitlines()[0]
     assert b"too_many_connections" in reply
+    assert 'penstock_connections_refused_total{code="too_many_connections"} 1' in metrics
     assert served
 
 

@@ -72,6 +72,18 @@ def test_models_and_tenants_come_and_go_with_sighup(folder: Path, engine: Sim) -
         assert stream.whole()
 
 
+def test_the_log_changes_its_level_and_its_format(folder: Path, engine: Sim) -> None:
+    with ready_gateway(folder, '[log]\nlevel = "error"\n' + remote("m", engine)) as front:
+        assert front.ask("hi", "m").status == 200
+        (folder / "penstock.toml").write_text('[log]\nformat = "console"\n' + remote("m", engine))
+        front.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "reloaded" in front.log.read_text(), "the reload")
+        assert front.ask("hi", "m").status == 200
+        wait_until(lambda: "status=200" in front.log.read_text(), "the request's line")
+
+    assert '"event"' not in front.log.read_text()
+
+
 def test_who_waits_for_a_model_that_is_removed_is_told_so_at_once(folder: Path, engine: Sim) -> None:
     one_at_a_time = 'concurrency = 1\ntimeouts = { queue = "50s" }\n'
     with ready_gateway(folder, remote("m", engine, extra=one_at_a_time)) as front:

@@ -7,6 +7,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -18,7 +20,15 @@ from penstock.core.config import Address
 from penstock.engines.client import EngineClient
 from penstock.supervisor.parts import readiness
 from tests.e2e.conftest import DEMO
-from tests.e2e.processes import Gateway, free_port, gateway, penstock_up, wait_until
+from tests.e2e.processes import (
+    Gateway,
+    environment,
+    free_port,
+    gateway,
+    penstock_up,
+    stop,
+    wait_until,
+)
 from tests.e2e.test_streams import open_stream, read_until
 
 LONG = "Count from one to one hundred."
@@ -52,6 +62,47 @@ def test_a_killed_engine_comes_back_and_goes_on_with_its_answer(stack: Gateway) 
     wait_until(lambda: [new for new in engine_pids(stack) if new != pid], "the engine to be started again")
     wait_until(lambda: stack.request("GET", "/ready").status == 200, "the engine to be ready again")
     assert stack.ask("Hello", DEMO, max_tokens=8).status == 200
+
+
+def test_a_gateway_on_any_free_port_is_found_by_the_commands(folder: Path) -> None:
+    anywhere = {"PENSTOCK_GATEWAY__LISTEN": "127.0.0.1:0", "PENSTOCK_GATEWAY__ADMIN": "127.0.0.1:0"}
+    with penstock_up(folder, **anywhere) as server:
+        seen = json.loads(server.penstock("status", "--json").stdout)
+        server.port = Address.parse(seen["url"].removeprefix("http://")).port
+
+        assert seen["ready"], seen
+        assert seen["workers"] == 1  # which its admin API has told
+        assert server.request("GET", "/ready").status == 200
+
+
+def listens(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
+
+
+def test_a_gateway_alone_logs_its_free_port_and_commands_say_what_they_lack(folder: Path) -> None:
+    model = f'[[models]]\nname = "m"\nengine = "remote"\nsource = "http://127.0.0.1:{free_port()}"\n'
+    (folder / "penstock.toml").write_text(
+        f'[gateway]\nlisten = "127.0.0.1:0"\nadmin = "127.0.0.1:0"\n{model}'
+    )
+    environ = environment(folder / "home", GATEWAY_API_KEYS="k")
+    command, log = [sys.executable, "-m", "penstock"], folder / "log"
+    with log.open("w") as sink:
+        alone = subprocess.Popen(
+            [*command, "gateway"], cwd=folder, env=environ, stdout=sink, stderr=sink, text=True
+        )
+    try:
+        wait_until(lambda: '"starting"' in log.read_text(), "the gateway to start")
+        port = Address.parse(json.loads(log.read_text().splitlines()[0])["listen"]).port
+        wait_until(lambda: listens(port), "it to listen")
+        drain = subprocess.run(
+            [*command, "drain", "m-0"], cwd=folder, env=environ, capture_output=True, text=True
+        )
+    finally:
+        stop(alone)
+
+    assert "error: gateway.admin: it has port 0" in drain.stderr
 
 
 def test_with_two_replicas_a_killed_one_is_not_noticed(sim_stack: Gateway) -> None:

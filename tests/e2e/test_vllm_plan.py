@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from penstock.engines.model_files import DEMO_FOLDER, describe
+from penstock.engines.model_files import describe
+from penstock.engines.paths import DEMO_FOLDER
 from penstock.engines.vllm import VENV_VARIABLE
 from penstock.planner.room import Terms, token_bytes
 

@@ -79,15 +79,27 @@ def test_a_killed_worker_is_replaced_and_its_parallel_requests_are_given_back(fr
     assert set(parallel.values()) == {0}
 
 
-def test_a_reload_reaches_every_worker(front: Gateway) -> None:
-    (front.log.parent / "penstock.toml").write_text(
-        '[gateway]\nbody_max = "2KB"\n' + (front.log.parent / "penstock.toml").read_text()
-    )
+def test_a_reload_reaches_every_worker_once(front: Gateway) -> None:
+    file = front.log.parent / "penstock.toml"
+    rest = file.read_text()
 
-    assert front.admin("/admin/reload", "POST").status == 200
+    def reload_to(kilobytes: int) -> None:
+        file.write_text(f'[gateway]\nbody_max = "{kilobytes}KB"\n{rest}')
+        before = min(reloads(front))
+        assert front.admin("/admin/reload", "POST").status == 200
+        big = "x" * 1000 * kilobytes
+        wait_until(lambda: all(front.ask(big, "m").status == 413 for _ in range(20)), "all to refuse")
+        wait_until(lambda: min(reloads(front)) > before, "all to say so")
 
-    big = "x" * 3000
-    wait_until(lambda: all(front.ask(big, "m").status == 413 for _ in range(20)), "all to refuse")
+    reload_to(4)
+    reload_to(2)
+
+    assert reloads(front) == [2, 2]
+
+
+def reloads(front: Gateway) -> list[int]:
+    logs = (front.home / "logs").glob("gateway-*.log")
+    return [log.read_text().count('"event":"reloaded"') for log in logs]
 
 
 @pytest.mark.parametrize("path", ["/admin/overview", "/metrics"])
@@ -108,6 +120,17 @@ def test_a_slow_disk_holds_up_who_looks_at_the_workers_and_nobody_else(front: Ga
 
     assert served == [200] * 20  # on both workers
     assert (waits, status) == (True, 200)
+
+
+def test_no_counter_falls_whichever_worker_shows_it(front: Gateway) -> None:
+    seen: dict[str, float] = {}
+    for _ in range(40):
+        assert front.ask("hi", "m", max_tokens=1).status == 200
+        for line in front.admin("/metrics", key="").body.decode().splitlines():
+            series, _, value = line.rpartition(" ")
+            if series.startswith(("penstock_requests_total", "penstock_request_duration_seconds_count")):
+                assert float(value) >= seen.get(series, 0), series
+                seen[series] = float(value)
 
 
 def test_sigterm_ends_every_worker(front: Gateway) -> None:

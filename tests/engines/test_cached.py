@@ -11,7 +11,8 @@ import pytest
 from penstock.assembly.pulling import Wanted, prepare
 from penstock.engines.hub import Hub, HubName, local_path, parse_name
 from penstock.engines.hub_cache import cache_folder
-from penstock.engines.model_files import DEMO_FOLDER, cached, describe
+from penstock.engines.model_files import cached, describe
+from penstock.engines.paths import DEMO_FOLDER
 from penstock.planner.shapes import DamagedError
 from tests.engines.hub_look_alike import Fault, LookAlike, Repo, folder, serving
 from tests.planner.ggufs import DATA_BYTES, LLAMA, TENSORS, gguf

@@ -12,7 +12,15 @@ import pytest
 
 from penstock.core.config import Address
 from penstock.core.errors import DeadlineError, OverloadError, Phase
-from penstock.engines.client import FETCH_BYTES_MAX, ConnectRefusedError, Dialling, EngineClient
+from penstock.engines.client import (
+    FETCH_BYTES_MAX,
+    KEEPALIVE_AFTER_S,
+    KEEPALIVE_EVERY_S,
+    UNACKNOWLEDGED_S,
+    ConnectRefusedError,
+    Dialling,
+    EngineClient,
+)
 from penstock.engines.exchange import (
     UNREAD_BYTES_MAX,
     ConnectionLostError,
@@ -290,6 +298,24 @@ def test_an_engine_that_closes_each_connection_at_once_is_an_engine_that_failed(
             for _ in range(50):
                 with pytest.raises((ConnectionLostError, ConnectRefusedError)):
                     await ask(client, e.address)
+
+    run(scene())
+
+
+def test_a_connection_is_lost_where_nothing_is_acknowledged_and_one_that_idles_is_asked(
+    run: Any, engine: Any
+) -> None:
+    async def scene() -> None:
+        async with engine(answering(reply(b"one"))) as e, closing(EngineClient()) as client:
+            await get(client, e.address)
+            (connection,) = client._pools[e.address].idle
+            assert connection._transport is not None
+            option = connection._transport.get_extra_info("socket").getsockopt
+
+            assert option(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            assert option(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == KEEPALIVE_AFTER_S
+            assert option(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == KEEPALIVE_EVERY_S
+            assert option(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == UNACKNOWLEDGED_S * 1000
 
     run(scene())
 

@@ -10,7 +10,7 @@ import pytest
 from penstock.core.config import ModelConfig
 from penstock.engines import sglang, vllm
 from penstock.engines.container import in_image, inside
-from penstock.engines.model_files import DEMO_FOLDER
+from penstock.engines.paths import DEMO_FOLDER
 from penstock.engines.spec import Launch, Placement
 from penstock.supervisor.exits import explained
 from penstock.supervisor.process import Ended

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from penstock.engines.model_files import DEMO_FOLDER, describe, read_gguf_header
+from penstock.engines.model_files import describe, read_gguf_header
+from penstock.engines.paths import DEMO_FOLDER
 from penstock.planner.shapes import DamagedError, PlanError
 from tests.planner.ggufs import DATA_BYTES, LLAMA, TENSORS, gguf
 from tests.planner.models import FOLDER

@@ -10,7 +10,7 @@ import pytest
 
 from penstock.core.config import ModelConfig
 from penstock.engines import vllm
-from penstock.engines.model_files import DEMO_FOLDER
+from penstock.engines.paths import DEMO_FOLDER
 from penstock.engines.spec import Placement
 from penstock.engines.vllm_arguments import GONE
 from tests.engines import installed

@@ -15,7 +15,7 @@ from penstock.engines.catalog import SPECS
 from penstock.engines.client import FETCH_BYTES_MAX, EngineClient
 from penstock.engines.spec import EngineSpec
 from penstock.exporter.engines import METRICS, OF_FIGURE, Engines, Failure, Page, Target, engine_families
-from penstock.exporter.families import Families
+from penstock.telemetry.families import Families
 from penstock.wire.engine_figures import ENGINE
 from penstock.wire.exposition import LoadNames
 
@@ -46,7 +46,7 @@ def test_a_page_becomes_the_common_vocabulary() -> None:
 
     engine_families(families, [read(lambda _: vllm(running=3, hits=50, tokens=900))])
 
-    found = {family.metric.name: dict(family.samples) for family in families}
+    found = {family.name: dict(samples) for family, samples in families}
     assert found["llm_up"] == {LABELS: 1}
     assert found["llm_requests_running"] == {LABELS: 3}
     assert found["llm_requests_waiting"] == {LABELS: 2}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from penstock.exporter.families import Families
 from penstock.exporter.gpus import PROCESSES_MAX, gpu_families
 from penstock.exporter.owners import Kin, Owner
 from penstock.telemetry.fake_nvml import FakeGpu, FakeMachine, FakeNvml
+from penstock.telemetry.families import Families
 from penstock.telemetry.gpu_driver import Driver
 
 Samples = dict[tuple[str, ...], float]
@@ -19,7 +19,7 @@ def samples(machine: FakeMachine, owners: Mapping[int, Owner] | None = None) -> 
     families = Families()
     sight = Driver(lambda: 0.0, lambda: FakeNvml(machine)).read()
     gpu_families(families, sight, owners or {}, {7: Kin(1, 7, "vllm"), 8: Kin(1, 8, "jupyter")}.get)
-    return {family.metric.name: dict(family.samples) for family in families}
+    return {family.name: dict(samples) for family, samples in families}
 
 
 def test_every_value_has_the_index_the_uuid_and_the_name_of_its_gpu() -> None:

@@ -8,7 +8,7 @@ from penstock.exporter.host import METRICS, existing, host_families
 
 
 def test_this_machine_tells_of_everything(tmp_path: Path) -> None:
-    families = {family.metric.name: dict(family.samples) for family in host_families({"home": tmp_path})}
+    families = {family.name: dict(samples) for family, samples in host_families({"home": tmp_path})}
 
     optional = {"penstock_host_pressure_seconds_total", "penstock_host_oom_kills_total"}  # by the kernel
     assert {metric.name for metric in METRICS} - optional <= set(families)
@@ -20,9 +20,7 @@ def test_this_machine_tells_of_everything(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there_yet_has_the_disk_it_will_be_on(tmp_path: Path) -> None:
     assert existing(tmp_path / "a" / "b") == tmp_path
 
-    families = {
-        family.metric.name: dict(family.samples) for family in host_families({"cache": tmp_path / "a"})
-    }
+    families = {family.name: dict(samples) for family, samples in host_families({"cache": tmp_path / "a"})}
     assert ("cache",) in families["penstock_host_disk_total_bytes"]
 
 
@@ -31,7 +29,7 @@ def test_a_folder_that_can_not_be_looked_at_is_none_and_no_bug(tmp_path: Path) -
 
 
 def test_a_kernel_that_tells_nothing_leaves_out_what_it_does_not_tell(tmp_path: Path) -> None:
-    families = {family.metric.name for family in host_families({}, proc=tmp_path)}
+    families = {family.name for family, _ in host_families({}, proc=tmp_path)}
 
     assert "penstock_host_file_descriptors_open" not in families
     assert "penstock_host_pressure_seconds_total" not in families

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from penstock.exporter.exporter import METRICS
+from penstock.exporter.exporter import CATALOG
 from penstock.exporter.reference import exporter_page
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "exporter.md"
@@ -14,5 +14,12 @@ def test_the_page_is_generated_from_the_code() -> None:
     assert PAGE.read_text(encoding="utf-8") == exporter_page(), "run tools/generate_reference.py"
 
 
-def test_the_page_has_every_metric() -> None:
-    assert all(f"| `{metric.name}` |" in exporter_page() for metric in METRICS)
+def test_names_are_unique_have_a_text_and_follow_the_rules() -> None:
+    families = [family for _, group in CATALOG for family in group]
+
+    assert len({family.name for family in families}) == len(families)
+    for family in families:
+        assert f"| `{family.name}` |" in exporter_page()
+        assert family.name.startswith(("penstock_gpu_", "penstock_host_", "penstock_exporter_", "llm_"))
+        assert family.name.endswith("_total") is (family.kind == "counter"), family.name
+        assert family.text.endswith("."), family.name

@@ -16,9 +16,11 @@ from penstock.gateway.probes import EVIDENCE_CHARS_MAX, Probes, Seen
 from penstock.policy.fleet import Event, Replica
 from penstock.wire.exposition import Pulse
 
-Answers = dict[str, Reply | PenstockError]
+Answer = Reply | PenstockError
+Answers = dict[str, Answer]
 REPLICA = Replica("a", "m", "vllm", Address("h", 1), "secret")
 SLOW = DeadlineError("too slow", phase=Phase.TOTAL)
+UNCONNECTED = DeadlineError("no connection", phase=Phase.CONNECT)
 
 
 def said(status: int, body: bytes = b"{}") -> Reply:
@@ -41,6 +43,22 @@ class Client:
         if isinstance(answer, PenstockError):
             raise answer
         return answer
+
+
+class Reached(Client):
+    """Gives one answer after another."""
+
+    def __init__(self, *answers: Answer) -> None:
+        super().__init__({})
+        self._left = list(answers)
+        self.closed_idle = 0
+
+    async def fetch(self, address: Address, method: bytes, target: bytes, **sent: Any) -> Reply:
+        self._answers = {target.decode(): self._left.pop(0)}
+        return await super().fetch(address, method, target, **sent)
+
+    def close_idle(self, _: Address) -> None:
+        self.closed_idle += 1
 
 
 def canary(answers: Answers) -> tuple[Seen, Client]:
@@ -101,12 +119,31 @@ def test_a_canary_that_failed_is_not_sent_by_another_route(
     ],
 )
 def test_the_health_check_tells_what_was_seen(answer: Reply | PenstockError, event: Event) -> None:
-    client: Any = Client({"/health": answer})
+    client: Any = Reached(answer)
 
     seen = asyncio.run(Probes(client).health(REPLICA, SPECS["vllm"]))
 
     assert seen[0] is event
     assert len(seen[2]) <= EVIDENCE_CHARS_MAX
+    # What is idle may lead to where packets are lost, and the next check would wait for it in vain.
+    assert client.closed_idle == (event is Event.SLOW)
+
+
+@pytest.mark.parametrize(
+    ("answers", "event"),
+    [
+        ((UNCONNECTED, said(200)), Event.HEALTHY),
+        ((UNCONNECTED, said(503)), Event.UNREADY),
+        ((UNCONNECTED, SLOW), Event.SLOW),
+        ((UNCONNECTED, UNCONNECTED), Event.REFUSED),
+    ],
+)
+def test_that_no_connection_comes_about_is_believed_the_second_time(
+    answers: tuple[Answer, ...], event: Event
+) -> None:
+    client: Any = Reached(*answers)
+
+    assert asyncio.run(Probes(client).health(REPLICA, SPECS["vllm"]))[0] is event
 
 
 @pytest.mark.parametrize(

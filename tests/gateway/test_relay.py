@@ -12,6 +12,7 @@ import pytest
 
 from penstock.core.errors import EngineError, OverloadError
 from penstock.core.record import Attempt, RequestRecord
+from penstock.core.times import Times
 from penstock.engines.exchange import ConnectionLostError, Exchange, Headers, PhaseTimeouts
 from penstock.gateway.relay import (
     HELD_BYTES_MAX,
@@ -609,6 +610,135 @@ def test_the_end_of_a_plain_reply_is_told_before_the_client_sees_it(size: int) -
     run(scene())
 
 
+# -- gaps ----------------------------------------------------------------------------------------------
+
+MANY = [chunk(delta={"content": f" {number}"}, finish_reason=None) for number in range(30)]
+
+
+def found(s: Scene) -> tuple[int, float]:
+    """How many gaps were counted, and their sum."""
+    assert s.record.gaps is not None
+    return sum(s.record.gaps.counts), s.record.gaps.sum_s
+
+
+def measured() -> Scene:
+    s = Scene()
+    s.record.gaps = Times((0.5, 1.0))
+    return s
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_the_gaps_of_a_measured_stream_are_those_between_its_tokens(chunked: bool) -> None:
+    async def scene() -> None:
+        s = measured()
+        s.answer.chunked = chunked
+        await s.play(s.stream(delivered=Delivered()), ROLE, *MANY, STOP + USAGE + DONE)
+
+        assert s.answer.body == ROLE + b"".join(MANY) + STOP + USAGE + DONE
+        assert s.record.gaps is not None
+        assert s.record.gaps.counts == [0, 29, 0]  # each a second
+        assert s.record.gaps.sum_s == 29.0
+        assert s.answer.passed_on_whole >= 20 if chunked else s.answer.passed_on_whole == 0
+
+    run(scene())
+
+
+def test_tokens_that_come_at_once_have_no_time_between_them() -> None:
+    async def scene() -> None:
+        s = measured()
+        await s.play(s.stream(), ROLE + HELLO + WORLD, HELLO + WORLD + HELLO, WORLD + STOP + DONE)
+
+        assert s.record.gaps is not None
+        assert s.record.gaps.counts == [3, 2, 0]
+        assert s.record.gaps.sum_s == 2.0
+
+    run(scene())
+
+
+def test_the_gaps_of_an_answer_that_is_rewritten_are_counted_as_well() -> None:
+    async def scene() -> None:
+        s = measured()
+        await s.play(s.stream(rewrite=bytes.upper, delivered=Delivered()), ROLE, HELLO, WORLD, STOP + DONE)
+
+        assert found(s) == (1, 1.0)
+
+    run(scene())
+
+
+def test_a_gap_in_which_the_client_did_not_read_is_none_nor_is_what_piled_up_in_it() -> None:
+    async def scene() -> None:
+        s = measured()
+        relay = s.stream(delivered=Delivered())
+        running = asyncio.create_task(relay.run())
+        await asyncio.sleep(0)
+        hold = s.answer.on_write_pause
+        assert hold is not None
+        for now_s, piece in enumerate(MANY[:12]):
+            s.now_s = float(now_s)
+            s.hear(piece)
+        assert found(s) == (11, 11.0)
+
+        hold(True)
+        s.now_s = 100.0
+        hold(False)
+        s.hear(b"".join(MANY[12:20]))
+        assert found(s) == (11, 11.0)
+
+        s.now_s = 101.0
+        s.hear(MANY[20])
+        hold(True)
+        hold(False)
+        s.now_s = 102.0
+        s.hear(MANY[21])
+        s.now_s = 103.0
+        s.hear(MANY[22])
+        assert found(s) == (13, 13.0)
+        s.exchange.on_data(DONE)
+        s.exchange.on_complete()
+        await running
+
+    run(scene())
+
+
+def test_the_gap_over_a_change_of_engines_counts() -> None:
+    async def scene() -> None:
+        s = measured()
+        first = s.stream(delivered=Delivered())
+        with pytest.raises(StreamCutError):
+            await s.play(first, ROLE, chunk(delta={"content": "hel"}, finish_reason=None))
+        s.exchange = Exchange(s.channel, PLENTY, asyncio.get_running_loop())
+        s.exchange.on_head(200, [])
+        rest = s.stream(joint=Joint(SO_FAR, repeats="hel", kept_tokens=0))
+        running = asyncio.create_task(rest.run())
+        await asyncio.sleep(0)
+        for now_s, piece in ((7.0, ROLE + HELLO), (7.25, chunk(delta={"content": "!"})), (8.0, STOP + DONE)):
+            s.now_s = now_s
+            s.hear(piece)
+        s.exchange.on_complete()
+        await running
+
+        assert s.record.gaps is not None
+        assert s.record.gaps.counts == [1, 0, 1]
+        assert s.record.gaps.sum_s == 5.25
+
+    run(scene())
+
+
+def test_a_stream_that_is_not_measured_goes_the_way_without() -> None:
+    async def scene() -> None:
+        for s, way in ((Scene(), "_on_chunk"), (measured(), "_on_measured_chunk")):
+            relay = s.stream(delivered=Delivered())
+            running = asyncio.create_task(relay.run())
+            await asyncio.sleep(0)
+            s.hear(MANY[0])
+            assert s.exchange.on_chunk == getattr(relay, way)
+            s.exchange.on_data(DONE)
+            s.exchange.on_complete()
+            await running
+
+    run(scene())
+
+
 # -- continuing ----------------------------------------------------------------------------------------
 
 
@@ -713,7 +843,7 @@ def test_an_engine_that_goes_another_way_is_stopped_before_it_is_heard(reads: tu
 def test_the_head_tells_which_replica_answered_and_where_the_time_went() -> None:
     async def scene() -> None:
         s = Scene()
-        s.record.authenticated_s, s.record.body_read_s, s.record.admitted_s = 0.001, 0.002, 0.102
+        s.record.authenticated_s, s.record.lined_up_s, s.record.admitted_s = 0.001, 0.002, 0.102
         s.record.attempts.append(Attempt("m-1", "only_one", started_s=0.2, connected_s=0.203))
         await s.play(s.stream(), ROLE, HELLO + DONE)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import math
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -13,9 +14,11 @@ import pytest
 from penstock.core.config import Address
 from penstock.core.errors import EngineError
 from penstock.engines.catalog import SPECS
+from penstock.gateway import vigil
 from penstock.gateway.replicas import Replicas
 from penstock.gateway.traffic import Traffic
 from penstock.gateway.vigil import CANARY_REST_S, LOOK_EVERY_S, TURN_AFTER_S, Vigil
+from penstock.policy import stall
 from penstock.policy.fleet import Event, Fleet, Replica, State
 from penstock.wire.exposition import Pulse
 
@@ -55,13 +58,16 @@ class Probes:
         self.steps = 1.0
         self.page: tuple[Pulse | None, str] | None = None
         self.canaries = 0
+        self.keys: list[str] = []
         self.answer: asyncio.Future[tuple[Event, str, str]] = asyncio.get_running_loop().create_future()
 
-    async def pulse(self, *_: Any) -> tuple[Pulse | None, str]:
+    async def pulse(self, asked: Replica, *_: Any) -> tuple[Pulse | None, str]:
+        self.keys.append(asked.api_key)
         return self.page or (Pulse("vllm:iteration_tokens_total_count", self.steps), "")
 
-    async def canary(self, *_: Any) -> tuple[Event, str, str]:
+    async def canary(self, asked: Replica, *_: Any) -> tuple[Event, str, str]:
         self.canaries += 1
+        self.keys.append(asked.api_key)
         return await self.answer
 
 
@@ -263,6 +269,29 @@ def test_a_canary_that_failed_is_followed_by_a_rest(play: Play) -> None:
         await it.look(CANARY_REST_S - 1.0)
 
         assert (it.state("a"), it.probes.canaries) == (State.STALLED, 1)
+
+    play(scene())
+
+
+def test_what_stalled_is_asked_with_the_key_that_is_configured_now(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vigil, "CANARY_REST_S", 0.0)
+    monkeypatch.setattr(stall, "LOOK_EVERY_S", 0.0)
+
+    async def scene() -> None:
+        it = Scene(replica("a", State.STALLED))
+        it.probes.answer.set_result((Event.CANARY_FAILED, "its canary got 401", ""))
+        await it.look()
+        asked = it.probes.keys
+        assert set(asked) == {""}
+
+        it.replicas.fleet = Fleet((dataclasses.replace(replica("a", State.STALLED), api_key="new"),))
+        before = len(asked)
+        while len(asked) < before + 10:
+            await asyncio.sleep(0)
+
+        assert set(asked[before:]) == {"new"}
 
     play(scene())
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.engines.model_files import DEMO_FOLDER, describe
+from penstock.engines.model_files import describe
+from penstock.engines.paths import DEMO_FOLDER
 from penstock.planner.architecture import CONFIG_BYTES_MAX, FAMILIES, read_config
 from penstock.planner.shapes import KvLayers, PlanError, StateLayers
 from tests.planner.models import FOLDER, TOTALS, model

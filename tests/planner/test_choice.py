@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.engines.model_files import DEMO_FOLDER, describe
+from penstock.engines.model_files import describe
+from penstock.engines.paths import DEMO_FOLDER
 from penstock.planner.choice import SEQUENCES_WANTED, for_gpus, for_memory, pick
 from penstock.planner.hardware import GIB, GPUS, Gpu, main_memory, parse_gpus
 from penstock.planner.misfit import misfit

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.engines.model_files import DEMO_FOLDER, describe
+from penstock.engines.model_files import describe
+from penstock.engines.paths import DEMO_FOLDER
 from penstock.planner.gguf import HEADER_BYTES_MAX, Header, Length, read_header
 from penstock.planner.gguf_model import read_gguf
 from penstock.planner.quantization import STORED, own_method, weight_bytes

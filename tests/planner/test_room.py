@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.engines.model_files import DEMO_FOLDER, describe
+from penstock.engines.model_files import describe
+from penstock.engines.paths import DEMO_FOLDER
 from penstock.planner.hardware import known_gpu, main_memory
 from penstock.planner.quantization import METHODS, STORED
 from penstock.planner.room import (

@@ -130,3 +130,25 @@ def test_a_child_that_keeps_trying_is_given_up_before_it_was_ready_and_never_aft
 
     assert decisions[-1] == Restart(limits.wait_s_max)
     assert first == GiveUp("it never became ready")
+
+
+def test_a_child_that_a_disk_fails_is_given_up_before_it_was_ready_and_never_after() -> None:
+    state, decisions = RestartState(restarts_s=(0.0,), has_been_ready=True), []
+    for number in range(2000):
+        state, decision = after_exit(
+            state, was_ready=False, now_s=30.0 * number, chance=0.0, limits=LIMITS, disk_failed=True
+        )
+        decisions.append(decision)
+    first = RestartState()
+    for _ in range(LIMITS.failed_starts_max):
+        first, given_up = after_exit(
+            first, was_ready=False, now_s=0.0, chance=0.0, limits=LIMITS, disk_failed=True
+        )
+
+    assert decisions[:3] == [Restart(0.25), Restart(0.5), Restart(1.0)]
+    assert decisions[-1] == Restart(LIMITS.wait_s_max)
+    assert (state.restarts_s, state.failed_starts) == (
+        (0.0,),
+        0,
+    )  # none of it counts once there is room again
+    assert given_up == GiveUp("3 starts in a row failed")

@@ -13,6 +13,7 @@ from tests.render.test_names import OTHERS, OWN, RECORDS, TARGET, selectors, sho
 from tests.render.test_names import PAGES as PAGES_READ
 
 from penstock.core.config import ClickHouseConfig, Config
+from penstock.exporter.exporter import CATALOG as EXPORTED
 from penstock.render.alerts import ALERTS
 from penstock.render.dashboards.all import PAGES
 from penstock.render.dashboards.page import Panel
@@ -193,3 +194,18 @@ def test_accounts_are_answered_by_a_real_clickhouse(server: ClickHouseServer, sq
     text = re.sub(r"\$__toTime", f"({now} + INTERVAL 1 MINUTE)", text)
 
     assert server.query(text)
+
+
+def test_every_metric_of_ours_is_looked_at_somewhere() -> None:
+    """By a panel, an alert or a recording rule: what nobody looks at need not be counted."""
+    texts = [*(text for _, text in METRICS), *(rule.expr for rule in (*ALERTS, *RECORDS.values()))]
+    asked = {selector.name for text in texts for selector in selectors(promql_of(text))}
+
+    unseen = [
+        family.name
+        for _, families in (*CATALOG, *EXPORTED)
+        for family in families
+        if not {family.name, f"{family.name}_bucket", f"{family.name}_sum"} & asked
+    ]
+
+    assert unseen == []

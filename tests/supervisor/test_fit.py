@@ -10,7 +10,7 @@ import pytest
 
 from penstock.core.config import ModelConfig
 from penstock.core.errors import PenstockError
-from penstock.engines.model_files import DEMO_FOLDER
+from penstock.engines.paths import DEMO_FOLDER
 from penstock.planner.hardware import Gpu, parse_gpus
 from penstock.supervisor.fit import check_fit
 from penstock.telemetry.gpu import NoGpuError

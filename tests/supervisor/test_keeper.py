@@ -123,6 +123,31 @@ def test_a_part_that_can_not_be_registered_is_not_left_running(tmp_path: Path) -
     assert part.events == ["demo-0 started", "demo-0 ended"] * 3
 
 
+def test_a_part_that_has_served_is_started_until_there_is_room_to_register_it(tmp_path: Path) -> None:
+    part, said = ScriptPart("demo-0", tmp_path), Said()
+
+    def full_disk(event: str) -> None:
+        if event == "demo-0 started" and 2 <= part.events.count(event) < 8:
+            raise OSError(28, "No space left on device")
+
+    part.on_event = full_disk
+
+    async def scene() -> str:
+        kept = keeper(part, said)
+        running = asyncio.create_task(kept.run())
+        await ready(kept)
+        assert kept.pid is not None
+        os.kill(kept.pid, signal.SIGKILL)
+        await until(lambda: part.events.count("demo-0 started") == 8 and kept.became_ready.is_set())
+        await kept.stop()
+        await running
+        return kept.given_up
+
+    assert asyncio.run(scene()) == ""
+    assert said.text.count("demo-0 can't be registered: [Errno 28] No space left on device") == 6
+    assert said.text.count("it is tried until that can be written") == 6
+
+
 def test_a_part_whose_files_can_not_be_removed_is_started_again_all_the_same(tmp_path: Path) -> None:
     part, said = ScriptPart("demo-0", tmp_path, FAIL), Said()
     records = tmp_path / "trees"

@@ -24,20 +24,19 @@ FIELDS = {
 
 @pytest.fixture(autouse=True)
 def _logging_as_it_was() -> Iterator[None]:
-    root, uvicorn = logging.getLogger(), logging.getLogger("uvicorn.error")
-    handlers, level, uvicorn_level = root.handlers[:], root.level, uvicorn.level
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
-    uvicorn.setLevel(uvicorn_level)
 
 
 def record(**members: Any) -> RequestRecord:
     return RequestRecord("req_1", "POST", "/v1/chat/completions", arrived_s=100.0, started_at=1e9, **members)
 
 
-def log_request(log: Logger, told: RequestRecord, fmt: str = "json") -> None:
-    RequestLog(log, fmt).write([told])
+def log_request(log: Logger, told: RequestRecord) -> None:
+    RequestLog(log).write([told])
 
 
 def lines(capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
@@ -89,6 +88,44 @@ def test_lines_below_the_level_are_left_out(capfd: pytest.CaptureFixture[str]) -
     assert [line["event"] for line in lines(capfd)] == ["seen"]
 
 
+def test_another_level_and_format_hold_from_the_next_line_on(capfd: pytest.CaptureFixture[str]) -> None:
+    log = open_log("warning", "json")
+    requests = RequestLog(log)
+
+    requests.write([record()])
+    log.follow("info", "json")
+    requests.write([record(status=200)])
+    log.follow("info", "console")
+    requests.write([record(status=503)])
+
+    first, second = capfd.readouterr().err.splitlines()
+    assert json.loads(first)["status"] == 200
+    assert "status=503" in second
+    assert not second.startswith("{")
+
+
+@pytest.mark.parametrize("member", ["half a pair: \udc80", "nul \x00, escape \x1b[2J, line\u2028\n"])
+def test_any_text_makes_one_line_of_json(capfd: pytest.CaptureFixture[str], member: str) -> None:
+    open_log("info", "json").info("odd", member=member, other={1j})
+
+    (line,) = lines(capfd)
+    assert line["member"] == member.replace("\udc80", "?")
+
+
+def test_an_exception_moves_no_cursor_of_who_reads_the_log(capfd: pytest.CaptureFixture[str]) -> None:
+    log = open_log("info", "console")
+
+    try:
+        raise ValueError("a client wrote \x1b[2J")
+    except ValueError as error:
+        log.error("bug", exc_info=error)
+
+    text = capfd.readouterr().err
+    assert "\x1b" not in text
+    assert "\\x1b[2J" in text
+    assert "\nTraceback (most recent call last):\n" in text
+
+
 def test_an_exception_is_told_with_its_traceback(capfd: pytest.CaptureFixture[str]) -> None:
     log = open_log("info", "json")
 
@@ -107,7 +144,6 @@ def test_what_libraries_warn_of_comes_along(capfd: pytest.CaptureFixture[str]) -
 
     logging.getLogger("some.library").warning("watch out: %s", 7)
     logging.getLogger("some.library").info("chatter")
-    logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
 
     assert [(line["event"], line["logger"]) for line in lines(capfd)] == [("watch out: 7", "some.library")]
 
@@ -115,7 +151,7 @@ def test_what_libraries_warn_of_comes_along(capfd: pytest.CaptureFixture[str]) -
 def test_lines_for_people_say_the_same_in_plain_text(capfd: pytest.CaptureFixture[str]) -> None:
     log = open_log("info", "console")
 
-    log_request(log, record(model="m", status=503), "console")
+    log_request(log, record(model="m", status=503))
 
     text = capfd.readouterr().err
     assert "request_id=req_1" in text

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import subprocess
 from typing import Any
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from tests.tools import needs
 
 from penstock.core.config import Address, ModelConfig
 from penstock.core.record import Attempt, Outcome, RequestRecord, Usage
+from penstock.core.times import Times
+from penstock.gateway.hedge import OUTRUN
 from penstock.policy.breaker import Breaker, Trust
 from penstock.policy.fleet import Fleet, Replica, State
 from penstock.store.runtime import PartReport
+from penstock.telemetry.boundaries import TOKEN_S
 from penstock.telemetry.catalog import CATALOG
+from penstock.telemetry.families import Families, Family, exposition
 from penstock.telemetry.fleet_state import fleet_lines, part_lines
 from penstock.telemetry.metrics import Metrics
 from penstock.telemetry.request_counts import SERIES_MAX
@@ -34,7 +41,7 @@ def complete(**members: Any) -> RequestRecord:
         "status": 200,
         "priority": "batch",
         "outcome": Outcome.COMPLETE,
-        "body_read_s": 100.0,
+        "lined_up_s": 100.0,
         "admitted_s": 100.25,
         "first_token_s": 100.5,
         "last_token_s": 101.5,
@@ -79,7 +86,7 @@ def test_a_request_is_counted_once_in_every_place() -> None:
         **{"class": "batch"},
     )
     assert found["penstock_requests_total", ending] == 1
-    assert found["penstock_request_duration_seconds_sum", labels(model="m")] == 2.0
+    assert found["penstock_request_duration_seconds_sum", labels(model="m", outcome="complete")] == 2.0
     assert found["penstock_ttft_seconds_sum", labels(model="m")] == 0.5
     assert found["penstock_tpot_seconds_sum", labels(model="m")] == 0.5
     assert found["penstock_queue_wait_seconds_sum", labels(model="m", **{"class": "batch"})] == 0.25
@@ -89,13 +96,71 @@ def test_a_request_is_counted_once_in_every_place() -> None:
     assert found["penstock_retries_total", labels(failure="lost", model="m")] == 1
 
 
+def test_only_what_failed_before_its_client_saw_a_byte_counts_as_tried_again() -> None:
+    m = metrics()
+    outrun = Attempt("a", "least_load", 100.25, failure=OUTRUN)
+    cut = Attempt("a", "least_load", 100.25, status=200, failure="engine_connection_lost")
+    refused = Attempt("b", "continue", 100.5, failure="refused")
+    last = Attempt("c", "continue", 100.5)
+    m.observe(
+        [
+            complete(hedged=True, attempts=[outrun, last]),
+            complete(continuations=1, attempts=[cut, refused, last]),
+        ]
+    )
+
+    retries = {names: value for (name, names), value in page(m).items() if name == "penstock_retries_total"}
+    assert retries == {labels(model="m", failure="refused"): 1}
+
+
+def test_who_waited_in_vain_has_waited_and_who_was_turned_away_at_once_has_not() -> None:
+    m = metrics()
+    m.observe(
+        [
+            record(model="m", lined_up_s=100.0, ended_s=130.0, error_code="queue_timeout", fault="gateway"),
+            record(model="m", lined_up_s=100.0, ended_s=100.0, error_code="queue_full", fault="gateway"),
+        ]
+    )
+
+    waits = labels(model="m", **{"class": "none"})
+    assert page(m)["penstock_queue_wait_seconds_sum", waits] == 30.0
+    assert page(m)["penstock_queue_wait_seconds_count", waits] == 1
+
+
+def test_gaps_are_those_of_the_streams_that_were_measured() -> None:
+    m = metrics()
+    gaps = Times(TOKEN_S)
+    gaps.observe(0.02, 9)
+    gaps.observe(4.0)
+    m.observe([complete(gaps=gaps), complete(), complete(gaps=gaps)])
+    m.follow([model(tpot={"under": "44ms"})])  # it has no bearing on them
+
+    found = page(m)
+    assert found["penstock_itl_seconds_count", labels(model="m")] == 20
+    assert found["penstock_itl_seconds_sum", labels(model="m")] == pytest.approx(8.36)
+    assert found["penstock_itl_seconds_bucket", labels(model="m", le="0.02")] == 18
+    assert found["penstock_itl_seconds_bucket", labels(model="m", le="2.5")] == 18
+
+
 def test_a_request_that_was_refused_has_no_times_of_an_answer() -> None:
     m = metrics()
-    m.observe([record(status=401, fault="client")])
+    m.observe([record(status=401, fault="client", ended_s=100.001)])
 
     found = page(m)
     assert found["penstock_ttft_seconds_count", labels(model="other")] == 0
-    assert found["penstock_request_duration_seconds_count", labels(model="other")] == 0
+    assert found["penstock_request_duration_seconds_count", labels(model="other", outcome="complete")] == 0
+    assert found["penstock_request_duration_seconds_count", labels(model="other", outcome="rejected")] == 1
+
+
+def test_an_engine_s_error_that_came_whole_is_no_whole_answer() -> None:
+    m = metrics()
+    m.observe([complete(status=500, fault="engine", error_code="engine_status_500")])
+
+    found = page(m)
+    assert found["penstock_request_duration_seconds_count", labels(model="m", outcome="complete")] == 0
+    assert found["penstock_request_duration_seconds_count", labels(model="m", outcome="rejected")] == 1
+    outcomes = {dict(names)["outcome"] for name, names in found if name == "penstock_requests_total"}
+    assert outcomes == {"rejected"}
 
 
 def test_why_a_request_was_turned_away_is_told_by_the_line_and_by_the_limit() -> None:
@@ -167,7 +232,12 @@ def test_every_limit_is_a_boundary_of_its_histogram_for_every_model() -> None:
     for name in ("m", "n"):
         assert found["penstock_ttft_seconds_bucket", labels(model=name, le="0.333")] == 0
         assert found["penstock_tpot_seconds_bucket", labels(model=name, le="0.044")] == 0
-        assert found["penstock_request_duration_seconds_bucket", labels(model=name, le="7.0")] == 1
+        assert (
+            found[
+                "penstock_request_duration_seconds_bucket", labels(model=name, outcome="complete", le="7.0")
+            ]
+            == 1
+        )
 
 
 def test_a_model_that_a_reload_added_has_the_boundaries_of_the_others() -> None:
@@ -242,6 +312,24 @@ def test_a_label_may_hold_what_its_text_must_not() -> None:
     m.observe([complete(model=name)])
 
     assert page(m)["penstock_ttft_seconds_count", labels(model=name)] == 1
+
+
+def test_promtool_finds_nothing_wrong_with_a_page_of_a_gateway_or_an_exporter() -> None:
+    promtool = needs("promtool", "prometheus")
+    m = metrics(model(availability=99.9), model('a"b\\c'))
+    m.observe([complete(), record(status=503, error_code="queue_full", fault="gateway")])
+    read = Families()
+    read.add(Family("penstock_gpu_xid_errors_total", "counter", "Xids.", ("name",)), 2**60, 'of\ntwo "lines"')
+    read.add(Family("penstock_gpu_energy_joules", "gauge", "Since."), 1e-9)
+
+    done = subprocess.run(
+        [promtool, "check", "metrics"],
+        input=m.exposition() + exposition(read),
+        capture_output=True,
+        timeout=60,
+    )
+
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_names_are_unique_and_end_in_what_they_count() -> None:

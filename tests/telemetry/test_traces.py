@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -22,6 +23,12 @@ RESOURCE = Resource({"service.name": "test"})
 TRACE = Trace(trace_id=2**100 + 1, span_id=2**60, parent_id=0, sampled=True)
 
 
+@pytest.fixture(autouse=True)
+def library_may_speak_again() -> Iterator[None]:
+    yield
+    logging.getLogger("opentelemetry").setLevel(logging.NOTSET)
+
+
 def record(*, trace: Trace | None = TRACE, **members: object) -> RequestRecord:
     """A stream that failed at one replica and was answered by another, 100 s after the clock's beginning."""
     known: dict[str, object] = {
@@ -32,6 +39,7 @@ def record(*, trace: Trace | None = TRACE, **members: object) -> RequestRecord:
         "status": 200,
         "outcome": Outcome.COMPLETE,
         "body_read_s": 100.001,
+        "lined_up_s": 100.001,
         "admitted_s": 100.101,
         "first_token_s": 100.5,
         "last_token_s": 100.9,

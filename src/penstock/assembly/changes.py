@@ -16,7 +16,7 @@ _OF_THE_GATEWAY = (
     *("header_timeout_s", "keep_alive_s", "drain_timeout_s"),
     *("trusted_proxies", "address_requests_per_second", "address_connections_max"),
 )
-_OF_THE_START_SECTIONS = ("clickhouse", "log", "idempotency", "shared", "traces", "usage")
+_OF_THE_START_SECTIONS = ("clickhouse", "idempotency", "shared", "traces", "usage")
 
 
 def starts_otherwise(before: ModelConfig, after: ModelConfig) -> bool:
@@ -41,6 +41,8 @@ def changes(before: Config, after: Config) -> Iterator[str]:
     for section in _OF_THE_START_SECTIONS:
         if getattr(before, section) != getattr(after, section):
             yield f"{section} has changed (takes effect when the gateway is started again)"
+    if before.log != after.log:
+        yield "log has changed (the exporter's when Penstock is started again)"
     if before.exporter != after.exporter:
         yield "exporter has changed (takes effect when Penstock is started again)"
 

@@ -15,9 +15,10 @@ from penstock.core.errors import PenstockError
 from penstock.engines.catalog import SPECS
 from penstock.engines.hub import Hub, HubError, HubName, parse_name
 from penstock.engines.hub_cache import cache_folder, snapshot
-from penstock.engines.model_files import DEMO_FOLDER, cached, describe, gguf_files
-from penstock.engines.paths import path_of
+from penstock.engines.model_files import cached, describe, gguf_files
+from penstock.engines.paths import DEMO_FOLDER, path_of
 from penstock.engines.remote_model import remote_config, remote_gguf
+from penstock.engines.transformers import INSTALL
 from penstock.planner.choice import Chosen, for_gpus, pick
 from penstock.planner.hardware import Gpu
 from penstock.planner.plan import CONTEXT_DEFAULT
@@ -26,7 +27,8 @@ from penstock.planner.shapes import Architecture, PlanError
 from penstock.supervisor.machine import main_memory_here
 from penstock.telemetry.gpu import detect
 
-ENGINES = ("llamacpp", "vllm")
+ENGINES = ("llamacpp", "vllm", "transformers")
+NAMES = {"vllm": "vLLM", "transformers": "Transformers"}  # of those that serve no GGUF files
 NAME_CHARS_MAX = 100
 
 
@@ -38,11 +40,13 @@ class Machine:
         gpus: none where no driver tells of any.
         memory: of the CPU.
         vllm: whether it is installed.
+        transformers: likewise, with its server.
     """
 
     gpus: tuple[Gpu, ...]
     memory: Gpu
     vllm: bool
+    transformers: bool = False
 
     @classmethod
     def here(cls, environ: Mapping[str, str]) -> Machine:
@@ -51,8 +55,11 @@ class Machine:
             gpus = detect(environ)
         except PenstockError:
             gpus = ()
-        asked = ModelConfig(name="any", engine="vllm", source="any/any")
-        return cls(gpus, main_memory_here(), vllm=not SPECS["vllm"].check(asked))
+        vllm, transformers = (
+            not SPECS[engine].check(ModelConfig(name="any", engine=engine, source="any/any"))
+            for engine in ("vllm", "transformers")
+        )
+        return cls(gpus, main_memory_here(), vllm, transformers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,18 +115,21 @@ def choose(name: str, engine: str | None, machine: Machine, hub: Hub, environ: M
     """
     if engine not in (None, *ENGINES):
         raise PenstockError(f"--engine: expected {' or '.join(ENGINES)}, found {engine!r}", code="usage")
-    if name in (DEMO_MODEL, DEMO_SOURCE) and engine != "vllm":
+    if name in (DEMO_MODEL, DEMO_SOURCE) and engine not in NAMES:
         entry = {"name": DEMO_MODEL, "engine": "llamacpp", "source": DEMO_SOURCE}
         return Served(
             entry,
             ("engine: llamacpp, which runs the bundled model", "weights: bundled", "context: 2048 tokens"),
         )
     found = _found(str(DEMO_FOLDER) if name == DEMO_SOURCE else name, hub, environ)
-    if found.alias and not found.ggufs and not _suits_vllm(found, engine, machine):
+    if found.alias and not found.ggufs and engine not in NAMES and not _suits_vllm(found, engine, machine):
         found = _whole(name, hub) or found  # only a part of the repository was pulled
     taken, why = _engine(name, found, engine, machine, hub)
     if taken == "vllm":
         return _on_vllm(found, why, machine)
+    if taken == "transformers":
+        chosen = Chosen({}, "as stored", "the model's own; Transformers itself sees what fits")
+        return _served(found, taken, found.source, why, chosen, found.wanted(None))
     return _on_llamacpp(name, found, why, machine)
 
 
@@ -215,24 +225,23 @@ def _whole(name: str, hub: Hub) -> _Found | None:
 
 
 def _suits_vllm(found: _Found, asked: str | None, machine: Machine) -> bool:
-    """Whether vLLM is the engine, where it was asked for or nobody has said."""
-    return asked == "vllm" or (asked is None and bool(machine.gpus) and machine.vllm and found.weights)
+    """Whether vLLM is the engine where nobody has said."""
+    return asked is None and bool(machine.gpus) and machine.vllm and found.weights
 
 
 def _engine(name: str, found: _Found, asked: str | None, machine: Machine, hub: Hub) -> tuple[str, str]:
     """The engine, and why it."""
     gpus = f"{len(machine.gpus)} x {machine.gpus[0].name}" if machine.gpus else ""
-    if _suits_vllm(found, asked, machine):
+    if asked in NAMES:
         if not found.weights:
             raise PenstockError(
-                f"{name}: vLLM serves no GGUF files, and there are no other weights",
+                f"{name}: {NAMES[asked]} serves no GGUF files, and there are no other weights",
                 code="model_unusable",
                 hint="leave --engine out for llama.cpp, or name the model that it was made from",
             )
-        return (
-            "vllm",
-            f"as asked for, on {gpus or 'the CPU'}" if asked else f"as {gpus} and vLLM are here",
-        )
+        return asked, f"as asked for, on {gpus or 'the CPU'}"
+    if _suits_vllm(found, asked, machine):
+        return "vllm", f"as {gpus} and vLLM are here"
     if found.ggufs:
         if asked:
             return "llamacpp", "as asked for, on the CPU"
@@ -244,15 +253,21 @@ def _engine(name: str, found: _Found, asked: str | None, machine: Machine, hub: 
         raise PenstockError(
             f"{name}: there are no weights in it", code="model_unusable", hint="name another model"
         )
+    if asked is None and machine.transformers:
+        return "transformers", f"on {gpus or 'the CPU'}, as {_lacking(machine)} and there are no GGUF files"
     raise _no_engine(name, found, asked, machine, hub)
 
 
+def _lacking(machine: Machine) -> str:
+    """Why it is not vLLM."""
+    return "vLLM is not found" if machine.gpus else "there is no GPU here"
+
+
 def _no_engine(name: str, found: _Found, asked: str | None, machine: Machine, hub: Hub) -> PenstockError:
-    """What to do where llama.cpp alone could serve it, and there are no GGUF files."""
+    """What to do where llama.cpp alone is here, and there are no GGUF files."""
     needs = "llama.cpp needs GGUF files, and it has none"
     if asked is None:
-        lacking = "vLLM is not found" if machine.gpus else "there is no GPU here"
-        needs = f"{lacking}, and llama.cpp needs GGUF files, of which it has none"
+        needs = f"{_lacking(machine)}, and llama.cpp needs GGUF files, of which it has none"
     hints = []
     others = _siblings(found.source, hub)
     if others:
@@ -264,6 +279,8 @@ def _no_engine(name: str, found: _Found, asked: str | None, machine: Machine, hu
         hints.append("or --engine vllm, which runs on a CPU where it is built for one")
     elif machine.gpus:
         hints.append("or install vLLM and set PENSTOCK_VLLM_VENV to its folder")
+    if asked is None:
+        hints.append(f"or, for the slowest engine, which serves it as it is: {INSTALL} beside Penstock")
     return PenstockError(f"{name}: {needs}", code="model_unusable", hint="; ".join(hints))
 
 
@@ -304,6 +321,8 @@ def _served(
     entry: dict[str, Any] = {"name": re.sub(r"[^\w.-]+", "-", short)[:NAME_CHARS_MAX] or "model"}
     if found.alias and found.alias != entry["name"]:
         entry["aliases"] = [found.alias]
-    entry |= {"engine": engine, "source": source, "engine_args": dict(chosen.args)}
+    entry |= {"engine": engine, "source": source}
+    if chosen.args:
+        entry["engine_args"] = dict(chosen.args)
     reasons = (f"engine: {engine}, {why}", f"weights: {chosen.weights}", f"context: {chosen.context}")
     return Served(entry, reasons, wanted)

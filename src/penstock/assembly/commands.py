@@ -18,6 +18,8 @@ from penstock.supervisor.keeper import Keeper
 from penstock.supervisor.loop import Supervisor
 from penstock.telemetry.notify import Notifier
 
+WHEN_LOST = "see `penstock status`, mend the cause, then `penstock restart MODEL`"
+
 
 class Commands:
     """Restarts and reloads, for the control socket and SIGHUP.
@@ -44,11 +46,12 @@ class Commands:
         self._notifier = notifier
         self._one_at_a_time = asyncio.Lock()
         self._under_way = ""
+        self._follows = False
         self._hung_up = asyncio.Event()
 
     def hang_up(self) -> None:
-        """SIGHUP: a reload, after what is under way."""
-        if self._under_way:
+        """SIGHUP: a reload, after what is under way, or in the place of another one by SIGHUP."""
+        if self._under_way and not self._follows:
             self._say(f"SIGHUP: a reload follows once {self._under_way} is over")
         self._hung_up.set()
 
@@ -58,10 +61,44 @@ class Commands:
             await self._hung_up.wait()
             async with self._one_at_a_time:
                 self._hung_up.clear()
+                self._follows = True
                 try:
-                    await self._told(Ask("reload"), _nobody)
-                except PenstockError:
-                    continue  # it is said
+                    await self._follow()
+                finally:
+                    self._follows = False
+
+    async def _follow(self) -> None:
+        """One reload; withdrawn when the next SIGHUP finds another configuration than the one that it follows."""
+        work = asyncio.ensure_future(self._told(Ask("reload"), _nobody))
+        hung_up = asyncio.ensure_future(self._hung_up.wait())
+        try:
+            while not work.done():
+                await asyncio.wait({work, hung_up}, return_when=asyncio.FIRST_COMPLETED)
+                if hung_up.done() and not work.done():
+                    if self._is_outdated():
+                        return
+                    self._hung_up.clear()
+                    hung_up = asyncio.ensure_future(self._hung_up.wait())
+        finally:
+            hung_up.cancel()
+            work.cancel()
+            await asyncio.wait({work})
+            if not work.cancelled():
+                work.exception()  # which is said
+
+    def _is_outdated(self) -> bool:
+        """Whether the reload under way is to be withdrawn for another."""
+        try:
+            outdated = self._reloading.is_outdated()
+        except PenstockError as error:
+            self._say(f"SIGHUP: refused, the reload under way goes on: {error.message}")
+            return False
+        self._say(
+            "SIGHUP: the reload under way is withdrawn for another"
+            if outdated
+            else "SIGHUP: the reload under way goes on, the configuration has not changed since"
+        )
+        return outdated
 
     async def carry_out(self, ask: Ask, tell: Tell) -> str:
         """Does what is asked; returns the outcome.
@@ -82,13 +119,13 @@ class Commands:
         if ask.command == "restart":
             what, failed, act = f"restart of {ask.replica or ask.model}", "failed", self._restart
         else:
-            what, failed, act = "reload", "refused, nothing has changed", self._reload
+            what, failed, act = "reload", "refused", self._reload
 
         def tell_all(about: str, text: str) -> None:
             self._say(f"{what}: {about}: {text}" if about else f"{what}: {text}")
             tell(about, text)
 
-        self._under_way, before = what, self._reloading.loaded
+        self._under_way, before, down = what, self._reloading.loaded, self._down()
         try:
             with self._supervisor.changing():
                 outcome = await act(ask, tell_all)
@@ -96,9 +133,15 @@ class Commands:
             self._say(f"{what}: withdrawn")
             raise
         except PenstockError as error:
-            hint = "everything is as it was before"
+            lost = ", ".join(name for name in self._down() if name not in down)
             if self._reloading.loaded is not before:
                 failed, hint = "not finished", "the new configuration is in force; reload again to finish"
+            elif lost:
+                hint = f"not up: {lost}, and what ran before is stopped; {WHEN_LOST}"
+            elif ask.command == "reload":
+                failed, hint = "refused, nothing has changed", "everything is as it was before"
+            else:
+                hint = "as many replicas serve as before"
             self._say(f"{what} {failed}: {error.message}")
             error.hint = error.hint or hint
             raise
@@ -112,6 +155,11 @@ class Commands:
             self._under_way = ""
         self._say(f"{what}: {outcome}")
         return outcome
+
+    def _down(self) -> list[str]:
+        """The replicas that are not up."""
+        keepers = self._supervisor.all_keepers()
+        return [keeper.part.name for keeper in keepers if not keeper.became_ready.is_set()]
 
     async def _reload(self, ask: Ask, tell: Tell) -> str:
         with self._notifier.reloading():

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
 
 from penstock.core.config import ClickHouseConfig
+from penstock.store.clickhouse.progress import Progress, load, save
 from penstock.store.ledger_keeper import Problem, run_for_parent
 from penstock.telemetry.logs import Logger
 
@@ -25,6 +27,7 @@ class Delivering:
 
     Args:
         deliver: sends what there is to send.
+        now: seconds since the epoch.
     """
 
     def __init__(
@@ -33,11 +36,14 @@ class Delivering:
         config: ClickHouseConfig,
         log: Logger,
         deliver: Deliver | None = None,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self._ledger = ledger
         self._config = config
         self._log = log
         self._deliver = deliver or deliver_apart
+        self._now = now
+        self._progress = load(ledger)
         self._wanted = True  # an earlier gateway may have left some
         self._not_before_s = 0.0
         self._wait_s = 0.0
@@ -57,23 +63,42 @@ class Delivering:
         """
         if not self._wanted or now_s < self._not_before_s:
             return
+        began = self._now()
         report = await self._deliver(self._ledger, self._config)
         self._wanted = report.busy or report.problem is not None or report.unsent != 0
         self.sent_rows += report.sent
         if report.unsent is not None:
             self.unsent_rows = report.unsent
-        if report.busy:
-            return
+        if report.left_out:
+            self._log.warning(
+                f"{report.left_out} rows were not sent to ClickHouse: they are older than it keeps rows, and may have "
+                "been counted there before",
+                hint="penstock usage has them",
+            )
+        if not report.busy:
+            self._progress = self._judged(report, now_s - began)
+            save(self._ledger, self._progress)
+
+    def _judged(self, report: DeliveryReport, monotonic_s: float) -> Progress:
+        """How it goes now.
+
+        Args:
+            monotonic_s: what makes a moment since the epoch one of the monotonic clock.
+        """
+        before, now = self._progress, self._now()
+        sent_at = now if report.sent else before.sent_at
         if report.problem is None:
             if self.failing:
                 self._log.info("ClickHouse takes rows again")
             self.failing, self._wait_s = False, 0.0
-            return
-        if not self.failing:
-            self._log.error(report.problem.message, hint=report.problem.hint)
+            return Progress(sent_at)
+        message, hint = report.problem.message, report.problem.hint
+        if not self.failing or message != before.message:
+            self._log.error(message, hint=hint)
         self.failing = True
         self._wait_s = min(max(WAIT_S, 2 * self._wait_s), WAIT_S_MAX)
-        self._not_before_s = now_s + self._wait_s
+        self._not_before_s = now + self._wait_s + monotonic_s
+        return Progress(sent_at, before.failing_since or now, message, hint, now + self._wait_s)
 
 
 class Delivery(msgspec.Struct, frozen=True):
@@ -87,10 +112,12 @@ class DeliveryReport(msgspec.Struct, frozen=True, omit_defaults=True):
     """What came of it: rows that were sent, and rows that wait; None where that is not known.
 
     Args:
+        left_out: rows that won't be sent, since nobody can tell whether they were.
         busy: another worker sends just now.
     """
 
     sent: int = 0
+    left_out: int = 0
     unsent: int | None = None
     problem: Problem | None = None
     busy: bool = False

@@ -19,7 +19,6 @@ from penstock.engines.client import EngineClient
 from penstock.engines.hub_cache import cache_folder
 from penstock.exporter.engines import Engines, Target
 from penstock.exporter.exporter import Exporter, Sources
-from penstock.exporter.families import Family
 from penstock.exporter.listener import Listener
 from penstock.exporter.notes import Notes
 from penstock.exporter.owners import Owner
@@ -27,6 +26,7 @@ from penstock.exporter.pushing import Pushing
 from penstock.store.home import Home
 from penstock.store.runtime import Registration, Registry
 from penstock.telemetry.fake_nvml import library
+from penstock.telemetry.families import Gathered
 from penstock.telemetry.gpu_driver import Driver
 from penstock.telemetry.logs import Logger, open_log
 from penstock.telemetry.notify import Notifier
@@ -94,7 +94,7 @@ def run_exporter(
     asyncio.run(_serve(config.exporter, parts, log, notifier))
 
 
-async def look_once(parts: Parts) -> list[Family]:
+async def look_once(parts: Parts) -> list[Gathered]:
     """All that the exporter would show now; `parts` are not to be used again."""
     try:
         await parts.exporter.once()
@@ -161,7 +161,7 @@ def open_push(endpoint: str) -> Push:
     """What pushes to an endpoint; its library is loaded for who wants it alone."""
     from penstock.exporter.otlp import Push
 
-    return Push(endpoint, time.time_ns())
+    return Push(endpoint)
 
 
 class _Replicas:

@@ -8,12 +8,14 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import uvloop
 
 from penstock.assembly.gateway_metrics import (
     Health,
+    show_connections,
     show_fleet,
     show_health,
     show_inference,
@@ -34,6 +36,7 @@ from penstock.engines.spec import EngineSpec
 from penstock.gateway.addresses import client_addresses
 from penstock.gateway.admin import build_admin
 from penstock.gateway.api import build_api
+from penstock.gateway.api_answers import ApiAnswers
 from penstock.gateway.attempts import Attempts
 from penstock.gateway.charges import Charges
 from penstock.gateway.idempotency import Idempotency
@@ -54,6 +57,7 @@ from penstock.store.board import Board
 from penstock.store.home import Home
 from penstock.store.keys import KeyRing, make_admin_key
 from penstock.store.runtime import Drained, PartReports
+from penstock.supervisor.ports import settled
 from penstock.telemetry.fleet_state import part_lines
 from penstock.telemetry.logs import RequestLog, open_log
 from penstock.telemetry.metrics import Metrics
@@ -93,7 +97,7 @@ def run_gateway(
 async def _gateway(
     config: Config, load: Callable[[], Loaded], home: Home, worker: Worker, notifier: Notifier
 ) -> None:
-    gateway = _Gateway(config, load, home, worker, notifier)
+    gateway = _Gateway(_with_ports(config), load, home, worker, notifier)
     try:
         await gateway.run()
     finally:
@@ -112,6 +116,7 @@ class _Gateway:
         self._worker = worker
         self._notifier = notifier
         self._log = open_log(config.log.level, config.log.format)
+        self._log.info("starting", listen=str(config.gateway.listen), admin=str(config.gateway.admin))
         self._settings = Settings(config)
         self._client = EngineClient()
         self._keys = self._key_ring(config)
@@ -139,7 +144,8 @@ class _Gateway:
             self._on_bug,
         )
         self._metrics = Metrics(self._settings.models, self._on_bug)
-        takers = [self._metrics.observe, RequestLog(self._log, config.log.format).write]
+        self._answers = ApiAnswers(partial(self._log.info, "api_request"))
+        takers = [self._metrics.observe, RequestLog(self._log).write]
         self._traces = self._trace(config.traces)
         if self._traces is not None:
             takers.append(self._traces.take)
@@ -149,10 +155,12 @@ class _Gateway:
             self._on_bug,
         )
         self._board = Board(home.workers, worker.number)
+        self._posts = True
         self._overview = self._look()
         self._reload = GatewayReload(self._settings, load, self._follow, worker, self._log, notifier)
         self._show()
         self._server = self._listeners(config)
+        show_connections(self._metrics, self._answers, self._server)
 
     async def run(self) -> None:
         """Serves until it is told to stop and has drained."""
@@ -243,7 +251,7 @@ class _Gateway:
 
     def _show(self) -> None:
         show_fleet(self._metrics, self._settings, self._replicas, self._lines, self._routing)
-        show_inference(self._metrics, self._inference)
+        show_inference(self._metrics, self._settings, self._inference)
         show_stores(self._metrics, self._stores)
         show_health(self._metrics, self._settings, self._reload, self._health)
 
@@ -287,7 +295,7 @@ class _Gateway:
             self._reload.asked,
         )
         api = build_api(self._settings, self._replicas, self._keys, lambda: self._inference.draining)
-        front = Front(self._inference, api)
+        front = Front(self._inference, api, self._answers)
         return GatewayServer(config.gateway, front, admin, self._inference, self._addresses)
 
     # -- what is told ---------------------------------------------------------------------------------
@@ -314,6 +322,8 @@ class _Gateway:
     def _follow(self) -> None:
         """What goes by the settings follows them."""
         self._records.flush()
+        log = self._settings.config.log
+        self._log.follow(log.level, log.format)
         self._metrics.follow(self._settings.models)
         for replica in self._replicas.fleet.replicas:
             self._permits.meet(replica)
@@ -348,16 +358,18 @@ class _Gateway:
             self._health.note_lag(time.monotonic() - due_s)
 
     async def _post(self) -> None:
-        posts = True
         while True:
-            try:
-                self._board.post(self._overview.own(), self._own_exposition().decode())
-                posts = True
-            except OSError as error:
-                if posts:  # said once: the others do not see this worker now
-                    self._log.error("this worker can't tell the others of itself", why=str(error))
-                posts = False
+            self._tell_others(self._own_exposition())
             await asyncio.sleep(POST_EVERY_S)
+
+    def _tell_others(self, exposition: bytes) -> None:
+        try:
+            self._board.post(self._overview.own(), exposition.decode())
+            self._posts = True
+        except OSError as error:
+            if self._posts:  # said once: the others do not see this worker now
+                self._log.error("this worker can't tell the others of itself", why=str(error))
+            self._posts = False
 
     async def _other_views(self) -> list[dict[str, Any]]:
         if self._worker.count == 1:
@@ -369,7 +381,10 @@ class _Gateway:
         return self._metrics.exposition()
 
     async def _exposition(self) -> bytes:
-        return await asyncio.to_thread(self._whole_exposition, self._own_exposition())
+        own = self._own_exposition()
+        if self._worker.count > 1:  # first, so that no other worker shows less than this page does
+            self._tell_others(own)
+        return await asyncio.to_thread(self._whole_exposition, own)
 
     def _whole_exposition(self, own: bytes) -> bytes:
         """Those of all workers as one, and the supervisor's parts; reads files, and maybe megabytes of text: not
@@ -379,6 +394,14 @@ class _Gateway:
             posts = [(post.worker, post.metrics) for post in self._board.others()]
             own = together(sorted([(self._worker.number, own.decode()), *posts])).encode()
         return own + "\n".join([*part_lines(self._parts.all()), ""]).encode()
+
+
+def _with_ports(config: Config) -> Config:
+    """The same, with ports where any free one will do."""
+    listen, admin = settled(config.gateway.listen), settled(config.gateway.admin)
+    return config.model_copy(
+        update={"gateway": config.gateway.model_copy(update={"listen": listen, "admin": admin})}
+    )
 
 
 def _tracing(config: TracesConfig) -> Tracing | None:

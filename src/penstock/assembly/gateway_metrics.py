@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING
 
 from penstock.assembly.gateway_reload import GatewayReload
 from penstock.assembly.stores import Stores
+from penstock.gateway.api_answers import ApiAnswers
 from penstock.gateway.inference import Inference
 from penstock.gateway.lines import Lines
 from penstock.gateway.replicas import Replicas
 from penstock.gateway.routing import Routing
+from penstock.gateway.server import GatewayServer
 from penstock.gateway.settings import Settings
+from penstock.gateway.streams import StreamFigures
 from penstock.telemetry import catalog
 from penstock.telemetry.fleet_state import fleet_lines, line_lines
 from penstock.telemetry.metrics import Metrics
@@ -57,13 +60,20 @@ def show_fleet(
     )
 
 
-def show_inference(metrics: Metrics, inference: Inference) -> None:
+def show_connections(metrics: Metrics, answers: ApiAnswers, server: GatewayServer) -> None:
+    """Shows what was answered without an engine, and what was refused before there was a request."""
+    metrics.add(lambda: catalog.API_REQUESTS.lines(answers.counts.items()))
+    metrics.add(lambda: catalog.REFUSED.lines(((code,), count) for code, count in server.refused.items()))
+
+
+def show_inference(metrics: Metrics, settings: Settings, inference: Inference) -> None:
     """Shows requests and streams under way."""
     metrics.show(catalog.IN_PROGRESS, lambda: inference.in_progress)
     metrics.show(catalog.DRAINING, lambda: inference.draining)
 
     def streams() -> Iterator[str]:
-        figures = inference.stream_figures()
+        none = {model.name: StreamFigures() for model in settings.models}
+        figures = {**none, **inference.stream_figures()}
         yield from catalog.STREAMS.lines(((model,), one.count) for model, one in figures.items())
         yield from catalog.SILENCE.lines(((model,), one.silence_max_s) for model, one in figures.items())
 

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 
 from penstock.assembly.worker import Worker
+from penstock.core.config import Config
 from penstock.core.config_sources import Loaded
 from penstock.core.errors import ClientError, PenstockError
 from penstock.gateway.settings import Settings
@@ -34,6 +35,7 @@ class GatewayReload:
         self._notifier = notifier
         self.applied = self.refused = 0
         self.refused_last = False
+        self._told_others: Config | None = None  # of which the parent tells this worker as well
 
     async def asked(self) -> int:
         """A reload that the admin API was asked for; returns the generation.
@@ -49,20 +51,25 @@ class GatewayReload:
                 error.message, code="invalid_configuration", hint="everything is as it was before"
             ) from None
         if self._worker.count > 1:
-            os.kill(os.getppid(), signal.SIGHUP)  # which tells the other workers
+            self._told_others = self._settings.config
+            os.kill(os.getppid(), signal.SIGHUP)  # which tells every worker
         return self._settings.generation
 
     def signalled(self) -> None:
         """A reload by SIGHUP."""
+        known, self._told_others = self._told_others, None
         try:
-            self._apply()
+            self._apply(known)
         except PenstockError as error:
             self._note(refused=True)
             self._log.error("reload refused", problems=error.message)
 
-    def _apply(self) -> None:
+    def _apply(self, known: Config | None = None) -> None:
         with self._notifier.reloading():
-            self._settings.apply(self._load().config)
+            config = self._load().config
+            if config == known:
+                return
+            self._settings.apply(config)
             self._follow()
         self._note(refused=False)
         self._log.info("reloaded", generation=self._settings.generation)

@@ -40,7 +40,7 @@ class Reloading:
 
     Args:
         load: reads it anew; raises ConfigError.
-        lock: makes this process the only one that runs a model here; raises PenstockError.
+        lock: makes this process the only one that runs a model here, in a thread; raises PenstockError.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class Reloading:
         lock: Callable[[ModelConfig], object],
     ) -> None:
         self.loaded = loaded
+        self._followed = loaded
         self._load = load
         self._supervisor = supervisor
         self._gateway = gateway
@@ -69,6 +70,14 @@ class Reloading:
         """Those in force, by name."""
         return {model.name: model for model in self.loaded.config.models}
 
+    def is_outdated(self) -> bool:
+        """Whether the configuration is another now than the one that was followed last.
+
+        Raises:
+            PenstockError: it has mistakes.
+        """
+        return self._load() != self._followed
+
     async def run(self, *, in_place: bool, ready_within_s: float, tell: Tell) -> str:
         """One reload; returns what came of it.
 
@@ -76,6 +85,7 @@ class Reloading:
             PenstockError: the configuration has mistakes or can't be followed; everything is as it was.
         """
         loaded, before = self._load(), self.loaded
+        self._followed = loaded
         config = loaded.config
         self._known.update(self.models)
         await self._engines.check_aside(loaded, self._is_to_start)
@@ -92,8 +102,7 @@ class Reloading:
             tell("", line)
         for model in config.models:
             if is_started(model) and model.name not in self._locked:
-                self._lock(model)
-                self._locked.add(model.name)
+                await self._rolling.whole(self._take(model))
         self._engines.adopt(loaded)
         try:
             for swap in swaps:
@@ -108,6 +117,11 @@ class Reloading:
         self.loaded = loaded
         await self._take_away(config, tell)
         return "the new configuration is in force" if told else "nothing has changed"
+
+    async def _take(self, model: ModelConfig) -> None:
+        """Locks it, aside: what an earlier supervisor left of it may take half a minute to end."""
+        await asyncio.to_thread(self._lock, model)
+        self._locked.add(model.name)
 
     def _is_to_start(self, model: ModelConfig) -> bool:
         before = self.models.get(model.name)

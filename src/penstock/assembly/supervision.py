@@ -84,13 +84,13 @@ class Session:
         gateway = self._config.gateway
         self._engines.check(self._config.models)
         self._home.prepare()
+        listen, admin = settled(gateway.listen), settled(gateway.admin)
         with ExitStack() as stack:
-            stack.enter_context(self._lock(self._holder(gateway.listen)))
-            stack.enter_context(self._engines.locked(self._config.models, self._holder(None)))
+            stack.enter_context(self._lock(self._holder(listen, admin)))
+            stack.enter_context(self._engines.locked(self._config.models, self._holder()))
             self._engines.premises.end_left("")
-            self._engines.end_left(self._config.models, self._holder(None))
+            self._engines.end_left(self._config.models, self._holder())
             check_addresses(gateway)
-            listen, admin = settled(gateway.listen), settled(gateway.admin)
             secret, shown = self._first_secret(stack)
             part = GatewayPart(
                 listen.reachable(),
@@ -130,7 +130,7 @@ class Session:
         """Runs the replicas of `model` alone; `out` gets a line for each. Returns the exit code."""
         self._engines.check([model])
         self._home.prepare()
-        with self._engines.locked([model], self._holder(None)):
+        with self._engines.locked([model], self._holder()):
             models = self._engines.all_keepers([model])
             keepers = models[0].keepers
             loading = self._loading(lambda: keepers)
@@ -176,7 +176,7 @@ class Session:
             admin,
             rolling,
             self._engines,
-            lambda model: stack.enter_context(self._engines.locked([model], self._holder(None))),
+            lambda model: stack.enter_context(self._engines.locked([model], self._holder())),
         )
         return Commands(supervisor, rolling, reloading, self._engines, self._say, self._notifier)
 
@@ -216,11 +216,11 @@ class Session:
             self._say,
         )
 
-    def _holder(self, listen: Address | None) -> Holder:
+    def _holder(self, listen: Address | None = None, admin: Address | None = None) -> Holder:
         return Holder(
             pid=os.getpid(),
             listen=f"http://{listen.reachable()}" if listen else "",
-            admin=f"http://{self._config.gateway.admin.reachable()}" if listen else "",
+            admin=f"http://{admin.reachable()}" if admin else "",
             started_at=time.time(),
             stop_within_s=stop_within_s(self._config.gateway.drain_timeout_s),
         )

@@ -32,6 +32,11 @@ class Admin:
 
         holder = lock_holder(here.home.lock)
         gateway = here.load(quiet=True).config.gateway
+        if not (holder and holder.admin) and gateway.admin.port == 0:
+            raise NotRunningError(
+                "gateway.admin: it has port 0, and only `penstock up` tells in this home which port that became",
+                hint="`penstock up` starts one; for a gateway that runs alone, set gateway.admin to a port",
+            )
         self.url = holder.admin if holder and holder.admin else f"http://{gateway.admin.reachable()}"
         own_key = gateway.admin_key.get_secret_value() if gateway.admin_key else ""
         self._key = own_key or read_admin_key(here.home.admin_key)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from penstock.cli.loading import Invocation, invocation
-from penstock.cli.terminal import UsageError, epilog, out, say
+from penstock.cli.terminal import EXIT_FAILED, EXIT_OK, UsageError, epilog, out, say
 
 if TYPE_CHECKING:
     from penstock.core.config import ClickHouseConfig
-    from penstock.store.clickhouse.migrations import Migration
 
 CODES = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 not all migrations are applied"
 EXIT_PENDING = 3
@@ -33,9 +34,15 @@ def register(app: typer.Typer) -> None:
     )(migrate)
     group.command(
         "status",
-        help="Show which migrations are applied, and how many rows wait.",
+        help="Show whether ClickHouse answers, which migrations are applied, how many rows wait and for how long; "
+        "if it takes none, since when, why, and when it is tried again.",
         epilog=epilog("penstock clickhouse status --json", codes=CODES),
     )(status)
+    group.command(
+        "resend",
+        help="After ClickHouse was restored from a backup or has lost rows: send what it lacks of those that it had.",
+        epilog=epilog("penstock clickhouse resend --since 2026-11-01", codes=CODES),
+    )(resend)
     group.command(
         "sql",
         help="Print the migrations as SQL, with the retention of the configuration; nothing is asked.",
@@ -54,17 +61,27 @@ def status(
     context: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
 ) -> None:
     """Prints it, and ends with an exit code that says it."""
+    from penstock.cli.clickhouse_view import look, text
+
     here = invocation(context)
-    config = _config(here)
-    pending, unsent = asyncio.run(_pending(config)), _unsent(here)
-    if as_json:
-        out(json.dumps({"pending": [one.name for one in pending], "unsent_rows": unsent}))
-    else:
-        names = ", ".join(f"{one.number:04d} {one.name}" for one in pending)
-        out(
-            f"Migrations: {f'not applied yet: {names}' if names else 'all applied'}. Rows that wait: {unsent}."
-        )
-    raise typer.Exit(EXIT_PENDING if pending else 0)
+    found = asyncio.run(look(_config(here), here.home.ledger, time.time()))
+    out(json.dumps(found) if as_json else text(found))
+    raise typer.Exit(EXIT_FAILED if found["problem"] else EXIT_PENDING if found["pending"] else EXIT_OK)
+
+
+def resend(
+    context: typer.Context,
+    since: Annotated[
+        str, typer.Option(metavar="DAY", help="First day, UTC, of the requests to look at: 2026-11-01.")
+    ],
+) -> None:
+    """Notes rows anew; the gateway asks ClickHouse which of them it lacks."""
+    from penstock.assembly.clickhouse import send_again
+
+    here = invocation(context)
+    _config(here)
+    noted = send_again(here.home.ledger, _day_s(since))
+    out(f"{noted} rows are looked at again; the gateway sends those that ClickHouse lacks, within the hour.")
 
 
 def sql(context: typer.Context) -> None:
@@ -72,7 +89,8 @@ def sql(context: typer.Context) -> None:
     from penstock.store.clickhouse.migrations import migrations
 
     for migration in migrations(invocation(context).load().config.clickhouse):
-        out(f"-- {migration.number:04d} {migration.name}\n{migration.text}")
+        statements = ";\n\n".join(migration.statements)
+        out(f"-- {migration.number:04d} {migration.name}\n{statements};\n")
 
 
 def _config(here: Invocation) -> ClickHouseConfig:
@@ -96,26 +114,9 @@ async def _migrate(config: ClickHouseConfig) -> int:
         server.close()
 
 
-async def _pending(config: ClickHouseConfig) -> tuple[Migration, ...]:
-    from penstock.assembly.clickhouse import ClickHouse
-
-    server = ClickHouse(config)
+def _day_s(day: str) -> float:
+    """When a day began, in seconds since the epoch."""
     try:
-        return await server.pending()
-    finally:
-        server.close()
-
-
-def _unsent(here: Invocation) -> int:
-    """Rows that wait in this home's ledger."""
-    import sqlite3
-    import time
-    from contextlib import suppress
-
-    from penstock.store.ledger_file import LedgerFile
-    from penstock.store.outbox import COUNT
-
-    found = []
-    with suppress(sqlite3.Error):  # nothing has been noted yet
-        found = LedgerFile(here.home.ledger, time.time).rows(COUNT)
-    return int(found[0][0]) if found else 0
+        return datetime.combine(date.fromisoformat(day), datetime.min.time(), UTC).timestamp()
+    except ValueError:
+        raise UsageError(f"--since {day}: expected a day", hint="--since 2026-11-01") from None

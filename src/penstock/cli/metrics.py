@@ -42,7 +42,7 @@ def metrics(
 ) -> None:
     """Reads, and prints or pushes."""
     from penstock.assembly.exporter import Parts, look_once, open_push
-    from penstock.exporter.families import exposition
+    from penstock.telemetry.families import exposition
     from penstock.telemetry.logs import open_log
 
     here = invocation(context)
@@ -64,7 +64,7 @@ def metrics(
         out(exposition(families).decode().rstrip())
         return
     open_push(endpoint).send(families)
-    say(f"pushed {sum(len(family.samples) for family in families)} samples to {endpoint}")
+    say(f"pushed {sum(len(samples) for _, samples in families)} samples to {endpoint}")
 
 
 def _explain(parts: Parts) -> None:

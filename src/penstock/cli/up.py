@@ -45,7 +45,10 @@ def up(
         str | None, typer.Option("--model", help="Name on the Hub, folder, .gguf file, or demo.")
     ] = None,
     engine: Annotated[
-        str | None, typer.Option(help="Engine for --model: vllm or llamacpp; else what suits this machine.")
+        str | None,
+        typer.Option(
+            help="Engine for --model: vllm, llamacpp or transformers; else what suits this machine."
+        ),
     ] = None,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print what --model would be in penstock.toml, and end.")

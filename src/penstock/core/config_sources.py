@@ -38,6 +38,7 @@ __all__ = ["ConfigError", "Loaded", "Problem", "load_config"]
 PREFIX = "PENSTOCK_"
 RESERVED_NAMES = (
     "PENSTOCK_API_KEY",
+    "PENSTOCK_BENCH_API_KEY",
     "PENSTOCK_HOME",
     "PENSTOCK_CONFIG",
     "PENSTOCK_VLLM_VENV",

@@ -10,6 +10,7 @@ import ipaddress
 import math
 import re
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
@@ -147,15 +148,23 @@ def _redis_url(value: SecretStr) -> SecretStr:
 
 
 def _otlp_url(value: str) -> str:
-    if not _OTLP_URL.fullmatch(value):
+    if not _OTLP_URL.fullmatch(value) or not _has_address(value):
         raise ValueError(f"expected {OTLP_URL}")
     return value
 
 
 def _http_url(value: str) -> str:
-    if not _HTTP_URL.fullmatch(value):
+    if not _HTTP_URL.fullmatch(value) or not _has_address(value):
         raise ValueError(f"expected {HTTP_URL}")
     return value.rstrip("/")
+
+
+def _has_address(url: str) -> bool:
+    """Whether its port is one, and its address where it is in brackets."""
+    try:
+        return urlsplit(url).port != 0
+    except ValueError:
+        return False
 
 
 def _size_bytes(value: Any) -> int:

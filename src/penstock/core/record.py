@@ -10,6 +10,8 @@ from enum import StrEnum
 
 import msgspec
 
+from penstock.core.times import Times
+
 
 class Outcome(StrEnum):
     """How a request ended, as its client saw it."""
@@ -69,9 +71,11 @@ class RequestRecord(msgspec.Struct):
     tenant: str = ""
     key_id: str = ""
     stream: bool = False
+    answers: int = 1  # that a stream brings side by side
     priority: str = ""  # the class in which it waited
     authenticated_s: float | None = None
     body_read_s: float | None = None
+    lined_up_s: float | None = None  # it came to the line, with all that has to be known of it before
     admitted_s: float | None = None
     first_byte_s: float | None = None
     first_token_s: float | None = None
@@ -87,6 +91,7 @@ class RequestRecord(msgspec.Struct):
     request_bytes: int = 0
     response_bytes: int = 0
     events: int = 0  # delivered events that brought a token, as far as they were looked at
+    gaps: Times | None = None  # between these, where they are measured
     continuations: int = 0  # how often another replica went on with an answer that had begun
     hedged: bool = False  # a second attempt raced the first
     replayed: bool = False  # answered from a stored or running answer: nothing was generated for it
@@ -104,6 +109,12 @@ class RequestRecord(msgspec.Struct):
         return (self.usage.prompt_tokens or 0) + (self.usage.completion_tokens or 0)
 
     @property
+    def told_outcome(self) -> Outcome:
+        """The outcome as it is told: an engine's error that came whole is an error all the same."""
+        is_error = self.outcome is Outcome.COMPLETE and self.fault
+        return Outcome.REJECTED if is_error else self.outcome
+
+    @property
     def duration_s(self) -> float | None:
         """The whole request, from its first byte in to its last byte out."""
         return None if self.ended_s is None else self.ended_s - self.arrived_s
@@ -115,22 +126,28 @@ class RequestRecord(msgspec.Struct):
 
     @property
     def tpot_s(self) -> float | None:
-        """(E2E - TTFT) / (n - 1) of a streamed answer of n tokens, two at least."""
-        count = self.usage.completion_tokens
-        if self.first_token_s is None or self.last_token_s is None or count is None or count < 2:
+        """(E2E - TTFT) / (n - 1) of a streamed answer of n tokens, two at least; the mean of several side by side."""
+        tokens = (self.usage.completion_tokens or 0) / self.answers
+        if self.first_token_s is None or self.last_token_s is None or tokens < 2:
             return None
-        return (self.last_token_s - self.first_token_s) / (count - 1)
+        return (self.last_token_s - self.first_token_s) / (tokens - 1)
 
     @property
     def queue_s(self) -> float | None:
-        """The wait in line; None where it was not admitted."""
-        if self.admitted_s is None or self.body_read_s is None:
-            return None
-        return self.admitted_s - self.body_read_s
+        """The wait in line: until its turn came, or until it left; None where it did not come so far."""
+        left_s = self.ended_s if self.admitted_s is None else self.admitted_s
+        return None if self.lined_up_s is None or left_s is None else left_s - self.lined_up_s
 
     @property
     def overhead_s(self) -> float | None:
-        """Gateway time before the engine had the request: from arrival to the first attempt, without the line."""
+        """Time of the gateway's own before the first attempt: from arrival, without the client's body and the line."""
         if not self.attempts:
             return None
-        return self.attempts[0].started_s - self.arrived_s - (self.queue_s or 0.0)
+        return self.attempts[0].started_s - self.arrived_s - self._body_s - (self.queue_s or 0.0)
+
+    @property
+    def _body_s(self) -> float:
+        """For which the client was waited for."""
+        if self.body_read_s is None or self.authenticated_s is None:
+            return 0.0
+        return self.body_read_s - self.authenticated_s

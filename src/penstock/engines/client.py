@@ -23,6 +23,15 @@ CONNECTIONS_PER_ENGINE_MAX = 2048
 IDLE_PER_ENGINE_MAX = 256
 # A connection that was closed before the request came is known to be within a round trip.
 STALE_WITHIN_S = 1.0
+# A machine that is out of reach acknowledges nothing; the kernel of one that is busy does, however silent its engine.
+UNACKNOWLEDGED_S = 20
+KEEPALIVE_AFTER_S, KEEPALIVE_EVERY_S = 10, 5
+_NOTICE_LOSS = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_AFTER_S),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_EVERY_S),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_S * 1000),
+)
 # Probes and canaries read small answers only.
 FETCH_BYTES_MAX = 4 * 1024 * 1024
 
@@ -155,6 +164,12 @@ class EngineClient:
         pool = self._pools.get(address)
         return (pool.open_count, len(pool.idle)) if pool else (0, 0)
 
+    def close_idle(self, address: Address) -> None:
+        """Closes what is idle to an engine that may be out of reach."""
+        pool = self._pools.get(address)
+        if pool is not None:
+            pool.close_idle()
+
     def forget(self, address: Address) -> None:
         """Closes what is idle to an engine that has gone."""
         pool = self._pools.pop(address, None)
@@ -250,12 +265,17 @@ class _Pool:
             ssl=dialling.tls,
             server_hostname=self.address.host if dialling.tls else None,
         )
+        sock = transport.get_extra_info("socket")
+        for level, name, value in _NOTICE_LOSS:
+            sock.setsockopt(level, name, value)
         if dialling.receive_buffer_bytes is not None:
-            sock = transport.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, dialling.receive_buffer_bytes)
 
     def close(self) -> None:
         self.closed = True
+        self.close_idle()
+
+    def close_idle(self) -> None:
         for connection in self.idle:
             connection.close()
         self.idle.clear()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock import __version__
-from penstock.engines.hub_errors import NO_ACCESS, NOT_FOUND, HubError, explained
+from penstock.engines.hub_errors import NO_ACCESS, NOT_FOUND, HubError, explained, unaskable
 from penstock.planner.repository import FILES_MAX, Listed, is_safe
 
 __all__ = [
@@ -238,7 +238,7 @@ class Hub:
         try:
             yield library
         except Exception as error:
-            said = explained(error, repo, name)
+            said = explained(error, repo, name) or _without_client(error, library, repo)
             if said is None:
                 raise
             raise said from error
@@ -260,10 +260,19 @@ def fetch(repo: str, name: str, revision: str | None = None, *, library: Any = N
     try:
         return Path(hub.hf_hub_download(repo, name, revision=revision))
     except Exception as error:
-        said = explained(error, repo, name)
+        said = explained(error, repo, name) or _without_client(error, hub, repo)
         if said is None:
             raise
         raise said from error
+
+
+def _without_client(error: Exception, library: Any, repo: str) -> HubError | None:
+    """What `error` means where the library can't even make its HTTP client: it goes by variables of the environment."""
+    try:
+        library.get_session()
+    except Exception as same:
+        return unaskable(error, repo, os.environ) if type(same) is type(error) else None
+    return None
 
 
 def _listed(sibling: Any) -> Listed:

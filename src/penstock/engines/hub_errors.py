@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Mapping
 from http import HTTPStatus
 
 from penstock.core.errors import PenstockError
@@ -12,6 +13,7 @@ NOT_FOUND, NO_ACCESS, NO_SPACE = "hub_not_found", "hub_no_access", "hub_no_space
 
 _TOKEN_HINT = "set HF_TOKEN, or name a file that holds a token with --token-file"  # noqa: S105 - no token
 _UNSENDABLE = "the token for {repo} can't be sent: it holds characters that no token has"
+_PROXY_VARIABLES = frozenset({"HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"})
 _NETWORK_HINT = "check the network, HF_ENDPOINT and HF_TOKEN"
 
 _CAUSES = {
@@ -122,6 +124,16 @@ def explained(error: Exception, repo: str, name: str) -> HubError | None:
         else not code and not isinstance(error, PermissionError),
         wait_s=_wait_s(error),
         missing=name if code == NOT_FOUND and "EntryNotFoundError" in _kinds(error) else "",
+    )
+
+
+def unaskable(error: Exception, repo: str, environ: Mapping[str, str]) -> HubError:
+    """What is told where no HTTP client can be made, as `error` says, by what is set in `environ`."""
+    proxies = [name for name, value in environ.items() if value and name.upper() in _PROXY_VARIABLES]
+    where = " and ".join(sorted(proxies)) or "the environment"
+    return HubError(
+        f"{where}: the Hub can't be asked for {repo}: {_told(error)}",
+        hint="name a proxy as http://HOST:PORT, or unset the variable",
     )
 
 

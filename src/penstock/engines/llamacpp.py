@@ -8,16 +8,14 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-import penstock
 from penstock.core.config import DEMO_SOURCE, ModelConfig
-from penstock.engines.hub import local_path
 from penstock.engines.llamacpp_server import DRAIN_VARIABLE, KEY_VARIABLE
-from penstock.engines.paths import path_of
+from penstock.engines.paths import DEMO_FOLDER, path_of
 from penstock.engines.spec import EngineSpec, Launch, Placement
 from penstock.wire.resume import Manner
 from penstock.wire.tokenize import Tokenizer
 
-DEMO_FILE = Path(penstock.__file__).parent / "demo_model" / "demo.gguf"
+DEMO_FILE = DEMO_FOLDER / "demo.gguf"
 MAGIC = b"GGUF"
 _ON_HUB = re.compile(r"[^/.~][^/]*/[^/:]+(:[^/]+|/.+)", re.IGNORECASE)
 
@@ -48,6 +46,8 @@ def model_path(model: ModelConfig) -> Path:
     """The GGUF file of `model`; of one on the Hub, where it lies in the local cache."""
     if model.source == DEMO_SOURCE:
         return DEMO_FILE
+    from penstock.engines.hub import local_path  # and with it the planner, which no gateway needs
+
     path = path_of(str(model.source))
     is_on_hub = not path.exists() and _ON_HUB.fullmatch(str(model.source)) is not None
     return (local_path(str(model.source)) if is_on_hub else None) or path

@@ -12,12 +12,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import penstock
 from penstock.core.config import DEMO_MODEL, DEMO_SOURCE
 from penstock.core.units import format_size
 from penstock.engines import hub
 from penstock.engines.hub_cache import PARTS, cache_folder, incomplete_bytes, repo_folder, snapshot
-from penstock.engines.paths import path_of
+from penstock.engines.paths import CONFIG_NAME, DEMO_FOLDER, path_of
 from penstock.engines.remote_model import remote_gguf
 from penstock.planner.architecture import CONFIG_BYTES_MAX, read_config
 from penstock.planner.gguf import Header, read_header
@@ -26,11 +25,9 @@ from penstock.planner.repository import Listed, has_weights, parts_of, variant, 
 from penstock.planner.safetensors import Held, read_held
 from penstock.planner.shapes import Architecture, DamagedError, PlanError
 
-CONFIG_NAME = "config.json"
 INDEX_NAMES = ("model.safetensors.index.json",)
 INDEX_BYTES_MAX = 64_000_000
 FILES_MAX = 4096
-DEMO_FOLDER = Path(penstock.__file__).parent / "demo_model"
 
 _PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE)
 _SHARD = re.compile(r"(.+)-\d{5}-of-(\d{5})(\.safetensors|\.bin)")

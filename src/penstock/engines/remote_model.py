@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from io import BytesIO
 
 from penstock.engines.hub import Hub, Listing
+from penstock.engines.paths import CONFIG_NAME
 from penstock.planner.architecture import CONFIG_BYTES_MAX, read_config
 from penstock.planner.gguf import HEADER_BYTES_MAX, Header, read_header
 from penstock.planner.gguf_model import read_gguf
 from penstock.planner.repository import Listed
 from penstock.planner.shapes import Architecture, DamagedError
 
-CONFIG_NAME = "config.json"
 FIRST_BYTES = 1 << 20
 GROWTH = 4
 """A header is some KB to 20 MB: it is asked for in steps, of which the last is at most so many times too large."""

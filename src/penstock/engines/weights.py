@@ -1,6 +1,7 @@
 """What is wrong with the weights that an engine of Hugging Face models shall load, as far as this disk tells.
 
-A model that is only on the Hub is the engine's own, or `penstock pull`'s, to find.
+A model that is only on the Hub is the engine's own, or `penstock pull`'s, to find. What reads files of models is loaded
+when one is to be read: a gateway asks an engine's module for facts alone, and would carry 4 MB of it.
 """
 
 from __future__ import annotations
@@ -11,11 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock.core.config import DEMO_SOURCE, ModelConfig
-from penstock.engines import hub
-from penstock.engines.model_files import CONFIG_NAME, DEMO_FOLDER, describe
-from penstock.engines.paths import path_of
-from penstock.planner.architecture import CONFIG_BYTES_MAX
-from penstock.planner.shapes import DamagedError, PlanError
+from penstock.engines.paths import CONFIG_NAME, DEMO_FOLDER, path_of
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.npz", "*.tensors")
 OTHER_CONFIG = "params.json"  # of Mistral's own format
@@ -30,7 +27,9 @@ def local_folder(model: ModelConfig) -> Path | None:
 
 def known_folder(model: ModelConfig) -> Path | None:
     """The folder that holds the model, also in the Hub's cache; None where it is not on this disk."""
-    found = local_folder(model) or hub.local_path(str(model.source))
+    from penstock.engines.hub import local_path
+
+    found = local_folder(model) or local_path(str(model.source))
     return found if found is not None and found.is_dir() else None
 
 
@@ -41,6 +40,8 @@ def source_of(model: ModelConfig) -> str:
 
 def config_of(folder: Path) -> dict[str, Any]:
     """The model's `config.json`; empty where it can't be read."""
+    from penstock.planner.architecture import CONFIG_BYTES_MAX
+
     try:
         with (folder / CONFIG_NAME).open("rb") as file:
             content = json.loads(file.read(CONFIG_BYTES_MAX))
@@ -75,6 +76,9 @@ def weight_mistakes(model: ModelConfig, engine: str, *, takes_gguf: bool = False
 
 
 def _folder_mistakes(folder: Path, engine: str, takes_gguf: bool) -> Iterator[str]:
+    from penstock.engines.model_files import describe
+    from penstock.planner.shapes import DamagedError, PlanError
+
     if not any((folder / name).is_file() for name in (CONFIG_NAME, OTHER_CONFIG)):
         ggufs = sorted(folder.glob("*.gguf"))
         if not ggufs:

@@ -17,7 +17,7 @@ from penstock.core.address import Address
 from penstock.core.errors import DeadlineError, PenstockError
 from penstock.engines.client import ConnectRefusedError, EngineClient
 from penstock.engines.spec import EngineSpec
-from penstock.exporter.families import Families, Kind, Metric
+from penstock.telemetry.families import Families, Family, Kind
 from penstock.wire.engine_figures import ENGINE, OLD_KV_USAGE, Figure, counter, level, read
 from penstock.wire.exposition import LoadNames
 
@@ -68,8 +68,8 @@ class Page:
     detail: str = ""
 
 
-def _metric(name: str, kind: Kind, text: str) -> Metric:
-    return Metric(f"llm_{name}", kind, text, LABELS, SOURCE)
+def _metric(name: str, kind: Kind, text: str) -> Family:
+    return Family(f"llm_{name}", kind, text, LABELS)
 
 
 FINISHED = counter("finished", b"vllm:request_success_total", b"sglang:num_requests_total")
@@ -98,34 +98,26 @@ def figures(load: LoadNames, steps: tuple[bytes, ...]) -> tuple[Figure, ...]:
     return (*own, *(figure for figure in ENGINE if figure.name not in named), FINISHED, *PHASES)
 
 
-UP = _metric("up", Kind.GAUGE, "1 where the page of the engine could be read.")
+UP = _metric("up", "gauge", "1 where the page of the engine could be read.")
 OF_FIGURE = {
-    "running": _metric("requests_running", Kind.GAUGE, "Requests in the engine's batch."),
-    "waiting": _metric("requests_waiting", Kind.GAUGE, "Requests in the engine's own line."),
-    "kv_usage": _metric("kv_cache_usage_ratio", Kind.GAUGE, "Used part of the KV cache."),
-    "preemptions": _metric(
-        "preemptions_total", Kind.COUNTER, "Requests that had to make room in the KV cache."
-    ),
+    "running": _metric("requests_running", "gauge", "Requests in the engine's batch."),
+    "waiting": _metric("requests_waiting", "gauge", "Requests in the engine's own line."),
+    "kv_usage": _metric("kv_cache_usage_ratio", "gauge", "Used part of the KV cache."),
+    "preemptions": _metric("preemptions_total", "counter", "Requests that had to make room in the KV cache."),
     "prefix_query_tokens": _metric(
-        "prefix_cache_query_tokens_total", Kind.COUNTER, "Prompt tokens looked for in the prefix cache."
+        "prefix_cache_query_tokens_total", "counter", "Prompt tokens looked for in the prefix cache."
     ),
     "prefix_hit_tokens": _metric(
-        "prefix_cache_hit_tokens_total", Kind.COUNTER, "Prompt tokens found in the prefix cache."
+        "prefix_cache_hit_tokens_total", "counter", "Prompt tokens found in the prefix cache."
     ),
-    "prompt_tokens": _metric("prompt_tokens_total", Kind.COUNTER, "Prompt tokens."),
-    "generation_tokens": _metric("generation_tokens_total", Kind.COUNTER, "Generated tokens."),
-    "steps": _metric(
-        "engine_steps_total", Kind.COUNTER, "Steps of the engine: it lives as long as they grow."
-    ),
-    "finished": _metric(
-        "requests_finished_total", Kind.COUNTER, "Requests that have ended, however they did."
-    ),
-    "queue_seconds": _metric("queue_seconds_total", Kind.COUNTER, "Time of its requests in its own line."),
-    "prefill_seconds": _metric(
-        "prefill_seconds_total", Kind.COUNTER, "Time in which their prompts were read."
-    ),
-    "decode_seconds": _metric("decode_seconds_total", Kind.COUNTER, "Time in which their answers were made."),
-    "e2e_seconds": _metric("e2e_seconds_total", Kind.COUNTER, "Time from their arrival to their end."),
+    "prompt_tokens": _metric("prompt_tokens_total", "counter", "Prompt tokens."),
+    "generation_tokens": _metric("generation_tokens_total", "counter", "Generated tokens."),
+    "steps": _metric("engine_steps_total", "counter", "Steps of the engine: it lives as long as they grow."),
+    "finished": _metric("requests_finished_total", "counter", "Requests that have ended, however they did."),
+    "queue_seconds": _metric("queue_seconds_total", "counter", "Time of its requests in its own line."),
+    "prefill_seconds": _metric("prefill_seconds_total", "counter", "Time in which their prompts were read."),
+    "decode_seconds": _metric("decode_seconds_total", "counter", "Time in which their answers were made."),
+    "e2e_seconds": _metric("e2e_seconds_total", "counter", "Time from their arrival to their end."),
 }
 METRICS = (UP, *OF_FIGURE.values())
 

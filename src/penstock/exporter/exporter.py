@@ -15,29 +15,28 @@ import psutil
 from penstock import __version__
 from penstock.exporter import engines, gpus, host
 from penstock.exporter.engines import Engines, Page, engine_families
-from penstock.exporter.families import Families, Family, Kind, Metric, exposition
 from penstock.exporter.gpus import gpu_families
 from penstock.exporter.host import host_families
 from penstock.exporter.notes import Notes
 from penstock.exporter.owners import Owner, by_pid, kin
 from penstock.exporter.watch import Watch
+from penstock.telemetry.families import Families, Family, Gathered, exposition
 from penstock.telemetry.gpu_driver import Driver, GpuReading, Sight, read_within
 from penstock.telemetry.nvml import hangs
 from penstock.telemetry.xids import xid
 
-SOURCE = "exporter"
 ONCE_WITHIN_S = 20.0
 """How long the driver may take where everything is read one time."""
 
 _Found = TypeVar("_Found")
 
 
-def _gauge(name: str, text: str, *labels: str) -> Metric:
-    return Metric(f"penstock_exporter_{name}", Kind.GAUGE, text, labels, SOURCE)
+def _gauge(name: str, text: str, *labels: str) -> Family:
+    return Family(f"penstock_exporter_{name}", "gauge", text, labels)
 
 
-def _counter(name: str, text: str, *labels: str) -> Metric:
-    return Metric(f"penstock_exporter_{name}_total", Kind.COUNTER, text, labels, SOURCE)
+def _counter(name: str, text: str, *labels: str) -> Family:
+    return Family(f"penstock_exporter_{name}_total", "counter", text, labels)
 
 
 INFO = _gauge("build_info", "The version that runs; 1.", "version")
@@ -49,11 +48,13 @@ CPU = _counter("cpu_seconds", "Processor time of the exporter itself.")
 RESIDENT = _gauge("memory_bytes", "Memory of the exporter itself.")
 OTLP_AGE = _gauge("otlp_age_seconds", "Time since the OTLP endpoint took what was pushed.")
 
-METRICS = (
-    *(*gpus.METRICS, *host.METRICS, *engines.METRICS),
-    *(INFO, READ_SECONDS, READ_AGE, READS, ERRORS, CPU, RESIDENT, OTLP_AGE),
+CATALOG: tuple[tuple[str, tuple[Family, ...]], ...] = (
+    ("GPUs: by NVML, each with its index, its UUID and its name", gpus.METRICS),
+    ("Host", host.METRICS),
+    ("Engines: one vocabulary, whatever an engine calls it", engines.METRICS),
+    ("The exporter itself", (INFO, READ_SECONDS, READ_AGE, READS, ERRORS, CPU, RESIDENT, OTLP_AGE)),
 )
-"""Every metric that the exporter may show, for the reference."""
+"""Every metric that the exporter may show, by subject; `docs/reference/exporter.md` is made from this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +134,7 @@ class Exporter:
         """What the replicas' pages said last."""
         return self._sources.engines.pages
 
-    def families(self) -> list[Family]:
+    def families(self) -> list[Gathered]:
         """All that is known now."""
         families = Families()
         sight = self.sight

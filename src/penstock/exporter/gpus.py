@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from penstock.exporter.families import Families, Kind, Metric
 from penstock.exporter.owners import Kin, Owner, owner_of
+from penstock.telemetry.families import Families, Family, Kind
 from penstock.telemetry.gpu_driver import GpuReading, Sight
 from penstock.telemetry.gpu_fields import Field, fields
 from penstock.telemetry.nvml import Absence
@@ -16,14 +16,14 @@ PROCESSES_MAX = 64
 """Processes of one GPU with a series each, the largest; the others are one series, with the pid `other`."""
 
 
-def _metric(field: Field) -> Metric:
-    kind = Kind.COUNTER if field.counter else Kind.GAUGE
+def _metric(field: Field) -> Family:
+    kind: Kind = "counter" if field.counter else "gauge"
     name = f"penstock_gpu_{field.name}{'_total' if field.counter else ''}"
-    return Metric(name, kind, field.text, (*LABELS, field.label) if field.label else LABELS, SOURCE)
+    return Family(name, kind, field.text, (*LABELS, field.label) if field.label else LABELS)
 
 
-def _gauge(name: str, text: str, *labels: str) -> Metric:
-    return Metric(f"penstock_gpu_{name}", Kind.GAUGE, text, labels, SOURCE)
+def _gauge(name: str, text: str, *labels: str) -> Family:
+    return Family(f"penstock_gpu_{name}", "gauge", text, labels)
 
 
 OF_FIELD = {field.name: _metric(field) for field in fields()}
@@ -40,14 +40,13 @@ HELD = _gauge(
 )  # fmt: skip
 ORPHAN_BYTES = _gauge("orphan_memory_bytes", "Memory held by processes that belong to no replica.", *LABELS)
 ORPHANS = _gauge("orphan_processes", "Processes that hold memory and belong to no replica.", *LABELS)
-MIG_TOTAL = _gauge("mig_memory_total_bytes", "Memory of a MIG instance.", *LABELS, "instance")
-MIG_USED = _gauge("mig_memory_used_bytes", "Memory of a MIG instance that is held.", *LABELS, "instance")
-XIDS = Metric(
+MIG_TOTAL = _gauge("mig_memory_total_bytes", "Memory of a MIG instance.", *LABELS, "mig")
+MIG_USED = _gauge("mig_memory_used_bytes", "Memory of a MIG instance that is held.", *LABELS, "mig")
+XIDS = Family(
     "penstock_gpu_xid_errors_total",
-    Kind.COUNTER,
+    "counter",
     "Xids since the exporter began, by what they ask for.",
     (*LABELS, "action"),
-    SOURCE,
 )
 LAST_XID = _gauge("xid_last_code", "The newest Xid since the exporter began; 0 for none.", *LABELS)
 

@@ -11,19 +11,19 @@ from pathlib import Path
 
 import psutil
 
-from penstock.exporter.families import Families, Kind, Metric
+from penstock.telemetry.families import Families, Family
 
 SOURCE = "host"
 INTERFACES_MAX = 32
 SHM = Path("/dev/shm")  # noqa: S108 - looked at, never written to
 
 
-def _gauge(name: str, text: str, *labels: str) -> Metric:
-    return Metric(f"penstock_host_{name}", Kind.GAUGE, text, labels, SOURCE)
+def _gauge(name: str, text: str, *labels: str) -> Family:
+    return Family(f"penstock_host_{name}", "gauge", text, labels)
 
 
-def _counter(name: str, text: str, *labels: str) -> Metric:
-    return Metric(f"penstock_host_{name}_total", Kind.COUNTER, text, labels, SOURCE)
+def _counter(name: str, text: str, *labels: str) -> Family:
+    return Family(f"penstock_host_{name}_total", "counter", text, labels)
 
 
 CPU_SECONDS = _counter("cpu_seconds", "Time of all processors, by what it went to.", "mode")

@@ -13,7 +13,7 @@ from typing import cast
 
 import httptools
 
-from penstock.exporter.families import EXPOSITION_TYPE
+from penstock.telemetry.families import EXPOSITION_TYPE
 
 HEAD_BYTES_MAX = 16 * 1024
 CONNECTIONS_MAX = 64

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from penstock.core.errors import PenstockError
-from penstock.exporter.families import Family
 from penstock.exporter.notes import Notes
 from penstock.exporter.watch import Watch
+from penstock.telemetry.families import Gathered
 
 PLACE = "otlp"
 
@@ -16,7 +16,7 @@ PLACE = "otlp"
 class Endpoint(Protocol):
     """Where it is pushed to."""
 
-    def send(self, families: list[Family]) -> None:
+    def send(self, families: list[Gathered]) -> None:
         """Pushes once; raises PenstockError where it is not taken."""
 
 
@@ -33,7 +33,7 @@ class Pushing:
     def __init__(
         self,
         endpoint: Endpoint,
-        families: Callable[[], list[Family]],
+        families: Callable[[], list[Gathered]],
         every_s: float,
         now_s: Callable[[], float],
         notes: Notes,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from penstock.exporter.exporter import METRICS
-from penstock.exporter.families import Metric
+from penstock.exporter.exporter import CATALOG
+from penstock.telemetry.reference import family_table
 
 _HEAD = """\
 # Metrics of the exporter
@@ -16,26 +14,8 @@ _HEAD = """\
 no series; `penstock_gpu_fields_absent` counts those of a GPU by why. [docs/exporter.md](../exporter.md) says more.
 """
 
-_SUBJECTS = {
-    "gpu": "GPUs: by NVML, each with its index, its UUID and its name",
-    "host": "Host",
-    "engines": "Engines: one vocabulary, whatever an engine calls it",
-    "exporter": "The exporter itself",
-}
-
 
 def exporter_page() -> str:
     """The text of the page."""
-    blocks = [_HEAD]
-    for source, subject in _SUBJECTS.items():
-        blocks.append(f"## {subject}\n\n{_table(one for one in METRICS if one.source == source)}")
-    return "\n".join(blocks)
-
-
-def _table(metrics: Iterable[Metric]) -> str:
-    rows = (
-        (f"`{one.name}`", one.kind.value, ", ".join(f"`{label}`" for label in one.labels), one.text)
-        for one in metrics
-    )
-    head = ("name", "kind", "labels", "what it tells")
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, ("---",) * len(head), *rows))
+    subjects = (f"## {subject}\n\n{family_table(families)}" for subject, families in CATALOG)
+    return "\n".join((_HEAD, *subjects))

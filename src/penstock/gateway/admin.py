@@ -19,8 +19,7 @@ from penstock.gateway.api import answer_errors
 from penstock.gateway.auth import authenticate, secret_of
 from penstock.gateway.overview import Overview
 from penstock.store.keys import ADMIN, KeyRing
-
-EXPOSITION_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+from penstock.telemetry.families import EXPOSITION_TYPE
 
 ReplicaName = Annotated[str, InPath(max_length=256)]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from penstock.core.errors import EngineError, OverloadError
+from penstock.core.errors import DeadlineError, EngineError, OverloadError, PenstockError, Phase
 from penstock.engines.client import ConnectRefusedError, EngineClient, Reply
 from penstock.engines.spec import EngineSpec
 from penstock.policy.fleet import Event, Replica
@@ -40,11 +40,14 @@ class Probes:
     async def health(self, replica: Replica, spec: EngineSpec) -> Seen:
         """What its health check tells."""
         try:
-            reply = await self._get(replica, spec.health_path, HEALTH_TIMEOUT_S)
+            reply = await self._health_page(replica, spec)
         except ConnectRefusedError as error:
             return Event.REFUSED, "nothing answers there", error.message
-        except (EngineError, OverloadError) as error:  # slow or cut: no proof of anything
-            return Event.SLOW, "its health check came to no end", error.message
+        except (EngineError, OverloadError) as error:
+            if _is_unconnected(error):
+                return Event.REFUSED, "no connection to it can be opened", error.message
+            self._client.close_idle(replica.address)  # where packets are lost, they would be tried one by one
+            return Event.SLOW, "its health check came to no end", error.message  # no proof of anything
         if reply.status == 200:
             return Event.HEALTHY, f"{spec.health_path} says 200", ""
         return Event.UNREADY, f"{spec.health_path} says {reply.status}", _text(reply)
@@ -73,6 +76,15 @@ class Probes:
             return None, f"{spec.metrics_path} says {reply.status}"
         return read_pulse(reply.body, spec.steps) if reply.status == 200 else None, ""
 
+    async def _health_page(self, replica: Replica, spec: EngineSpec) -> Reply:
+        try:
+            return await self._get(replica, spec.health_path, HEALTH_TIMEOUT_S)
+        except DeadlineError as error:
+            if not _is_unconnected(error):
+                raise
+        # Once may be this process's own doing, or the machine's, that stood still.
+        return await self._get(replica, spec.health_path, HEALTH_TIMEOUT_S)
+
     async def _get(self, replica: Replica, path: str, timeout_s: float) -> Reply:
         return await self._client.fetch(
             replica.address, b"GET", path.encode(), headers=_key_header(replica), timeout_s=timeout_s
@@ -92,6 +104,11 @@ class Probes:
             return Event.REFUSED, "nothing answers there", error.message
         except (EngineError, OverloadError) as error:
             return Event.CANARY_FAILED, "its canary came to no end", error.message
+
+
+def _is_unconnected(error: PenstockError) -> bool:
+    """Whether time was up before there was a connection."""
+    return isinstance(error, DeadlineError) and error.phase is Phase.CONNECT
 
 
 def _text(reply: Reply) -> str:

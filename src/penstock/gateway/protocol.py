@@ -1,7 +1,7 @@
 """The HTTP/1.1 side that clients see: httptools' parser, and limits on everything that a client can make us keep.
 
 A request for an engine becomes a `Request` with a `Responder`, and goes straight to `Inference`; any other one
-goes to the ASGI application by way of uvicorn's `RequestResponseCycle`. Answers leave in the order of the requests.
+goes to the ASGI application by an `ApiCall`. Answers leave in the order of the requests.
 Limits: time for a request's head, size of the head, connections at once. A refused request is answered in
 OpenAI's shape, and its connection is closed so that the client can still read the answer.
 """
@@ -15,14 +15,13 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from penstock.core.errors import ClientError, OverloadError, PenstockError
 from penstock.engines.alarm import Alarm
 from penstock.engines.connection import USUAL_NAMES
 from penstock.engines.exchange import Headers
 from penstock.gateway.addresses import ClientAddresses
-from penstock.gateway.asgi import UNREAD_BYTES_MAX, ApiFlow, api_request, scope_of
+from penstock.gateway.asgi import ApiCall, ApiRequest, scope_of
 from penstock.gateway.request import Request
 from penstock.gateway.responder import Responder
 from penstock.gateway.responses import raw_error_response
@@ -54,11 +53,19 @@ class ConnectionLimits:
         header_timeout_s: for a whole request head, from its first byte, or from the opening of the connection.
         keep_alive_s: how long a connection may wait for its next request.
         connections_max: open connections at once, in this process.
+        body_bytes_max: of a request that goes to no engine; for the others a reload may change it.
+        body_timeout_s: for such a body.
     """
 
     header_timeout_s: float
     keep_alive_s: float
     connections_max: int
+    body_bytes_max: int
+    body_timeout_s: float
+
+
+# Shown from the first scrape on.
+_CONNECTION_LIMITS = ("too_many_connections", "too_many_connections_from_address")
 
 
 class Listener:
@@ -86,6 +93,7 @@ class Listener:
         self.route_of = route_of
         self.connections: set[GatewayProtocol] = set()
         self.tasks: set[asyncio.Task[None]] = set()
+        self.refused = dict.fromkeys(_CONNECTION_LIMITS, 0)  # by code; what has no record is counted here
         self.date = b""
         self.date_line = b""
 
@@ -108,7 +116,6 @@ class GatewayProtocol(asyncio.Protocol):
         "_answering",
         "_awaits_head",
         "_expects_continue",
-        "_flow",
         "_framing_bytes",
         "_head_bytes",
         "_head_timed",
@@ -138,7 +145,6 @@ class GatewayProtocol(asyncio.Protocol):
         self._alarm = Alarm(self._loop, self._waited_too_long)
         self._write_timer: asyncio.TimerHandle | None = None
         self._address: str | None = None  # under which it is counted
-        self._flow: ApiFlow | None = None
         self._headers: Headers = []
         self._url = b""
         self._expects_continue = False
@@ -149,10 +155,10 @@ class GatewayProtocol(asyncio.Protocol):
         self._in_trailers = False
         self._read_paused = False
         self._lingered_bytes: int | None = None
-        self._newest: Request | RequestResponseCycle | None = None  # whose body is being read
-        self._answering: Request | RequestResponseCycle | None = None
+        self._newest: Request | None = None  # whose body is being read
+        self._answering: Request | None = None
         self._responder: Responder | None = None
-        self._waiting: list[Request | RequestResponseCycle] = []  # for the answer to an earlier one
+        self._waiting: list[Request] = []  # for the answer to an earlier one
 
     # -- asyncio.Protocol -----------------------------------------------------------------------------
 
@@ -210,12 +216,6 @@ class GatewayProtocol(asyncio.Protocol):
             self._address = None
         self._alarm.close()
         self._stop_write_timer()
-        answering = self._answering
-        if isinstance(answering, RequestResponseCycle) and not answering.response_complete:
-            answering.disconnected = True
-            answering.message_event.set()
-        if self._flow is not None:
-            self._flow.writable.set()
         self._parser = None  # it refers to us
         self._waiting.clear()
         self._answering = self._newest = None
@@ -226,8 +226,6 @@ class GatewayProtocol(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The client does not take what was written."""
         self.write_paused = True
-        if self._flow is not None:
-            self._flow.writable.clear()
         self._write_timer = self._loop.call_later(WRITE_TIMEOUT_S, self.transport.abort)
         if self._responder is not None:
             self._responder.writing_paused(paused=True)
@@ -235,8 +233,6 @@ class GatewayProtocol(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The client takes it again."""
         self.write_paused = False
-        if self._flow is not None:
-            self._flow.writable.set()
         self._stop_write_timer()
         if not self._waiting:
             self.resume_reading()
@@ -289,13 +285,7 @@ class GatewayProtocol(asyncio.Protocol):
         newest = self._newest
         if newest is None or newest.response_complete:
             return
-        if isinstance(newest, Request):
-            if not newest.add(body):
-                self._pause_reading()
-            return
-        newest.body += body
-        newest.message_event.set()
-        if len(newest.body) > UNREAD_BYTES_MAX:
+        if not newest.add(body):
             self._pause_reading()
 
     def on_message_complete(self) -> None:
@@ -303,17 +293,12 @@ class GatewayProtocol(asyncio.Protocol):
         self._awaits_head = True
         self._framing_bytes = 0
         newest = self._newest
-        if newest is None or newest.response_complete:
-            return
-        if isinstance(newest, Request):
+        if newest is not None and not newest.response_complete:
             newest.complete()
-        else:
-            newest.more_body = False
-            newest.message_event.set()
 
     # -- from head to response ------------------------------------------------------------------------
 
-    def _request(self) -> Request | RequestResponseCycle:
+    def _request(self) -> Request:
         parser = self._parser
         assert parser is not None
         version = parser.get_http_version()
@@ -324,22 +309,26 @@ class GatewayProtocol(asyncio.Protocol):
         route = self.listener.route_of(method, self._url)
         if route is not None:
             return Request(self, route, self._headers, http_1_1=version == "1.1", keep_alive=keep_alive)
-        if self._flow is None:
-            self._flow = ApiFlow(self)
         scope = scope_of(self.transport, method, version, self._url, self._headers.copy())
-        return api_request(
-            self, self._flow, scope, expects_continue=self._expects_continue, keep_alive=keep_alive
+        request = ApiRequest(
+            self, scope["path"], self._headers, http_1_1=version == "1.1", keep_alive=keep_alive
         )
+        request.scope = scope
+        return request
 
-    def _start(self, request: Request | RequestResponseCycle) -> None:
+    def _start(self, request: Request) -> None:
         self._answering = request
         listener = self.listener
-        if isinstance(request, Request):
+        self._responder = responder = Responder(self, request)
+        if not isinstance(request, ApiRequest):
             assert listener.inference is not None
-            self._responder = Responder(self, request)
-            listener.inference(request, self._responder)
+            listener.inference(request, responder)
             return
-        task = self._loop.create_task(request.run_asgi(listener.app))
+        limits = listener.limits
+        call = ApiCall(
+            request, responder, body_bytes_max=limits.body_bytes_max, body_timeout_s=limits.body_timeout_s
+        )
+        task = self._loop.create_task(call.run(listener.app))
         task.add_done_callback(listener.tasks.discard)
         listener.tasks.add(task)
 
@@ -416,6 +405,8 @@ class GatewayProtocol(asyncio.Protocol):
         self._alarm.clear()
         if self._lingered_bytes is not None or self.transport.is_closing():
             return
+        refused = self.listener.refused
+        refused[error.code] = refused.get(error.code, 0) + 1
         if self._answering is not None:  # an answer is under way: no room for another
             self.transport.abort()
             return
@@ -432,19 +423,10 @@ class GatewayProtocol(asyncio.Protocol):
 
     def _refuse_malformed(self, error: PenstockError) -> None:
         newest = self._newest
-        if isinstance(newest, Request) and newest.more_body and not newest.response_complete:
+        if newest is not None and newest.more_body and not newest.response_complete:
             newest.fail(error)  # amid its body: it has a task, and a record
-            return
-        if (
-            isinstance(newest, RequestResponseCycle)
-            and newest is self._answering
-            and newest.more_body
-            and not newest.response_started
-        ):
-            newest.disconnected = True  # what it would answer is not sent
-            newest.message_event.set()
-            self._answering = None
-        self.refuse(error)
+        else:
+            self.refuse(error)
 
     def _refuse_large_head(self) -> None:
         self.refuse(

@@ -107,7 +107,7 @@ class PlainRelay:
             EngineError: the engine failed amid it.
             PenstockError: its end may not be shown.
         """
-        _attach(self._exchange, self._responder, self._on_data, self.fail)
+        _attach(self._exchange, self._responder, self._on_data, self.fail, self._exchange.hold)
         await self._exchange.end()
         if self.committed:
             _note_usage(self._record, usage_at_end(self._tail))
@@ -194,6 +194,7 @@ class StreamRelay:
         self._comments = comments
         self._done = False
         self._complaint: PenstockError | None = None
+        self._waited = False  # for the client to read, since the last token
         self.committed = False
 
     async def run(self) -> None:
@@ -206,7 +207,7 @@ class StreamRelay:
         self._comments.write = self._comment
         self._comments.last_s = self._clock()
         try:
-            _attach(self._exchange, self._responder, self._on_data, self.fail)
+            _attach(self._exchange, self._responder, self._on_data, self.fail, self._hold)
             await self._exchange.end()
         except EngineError:
             # after its end mark, how an engine hangs up is its own affair
@@ -240,6 +241,14 @@ class StreamRelay:
             self._delivered = None
         return True
 
+    def _on_measured_chunk(self, chunk: bytes, size: int) -> bool:
+        """The same of a stream whose gaps are measured."""
+        last_s = self._record.last_token_s
+        taken = self._on_chunk(chunk, size)
+        if taken:
+            self._measure(last_s, 1)
+        return taken
+
     def _on_data(self, data: bytes) -> None:
         delivered = self._delivered
         try:
@@ -263,14 +272,36 @@ class StreamRelay:
             return
         self._comments.last_s = now_s = self._clock()
         if count:
+            if record.gaps is not None:
+                self._measure(record.last_token_s, count)
             record.last_token_s = now_s
         if not self.committed:
             self.committed = True
             record.first_byte_s = now_s
             self._start()
             if delivered is not None and not self._examines_all and self._responder.chunked:
-                self._exchange.on_chunk = self._on_chunk
+                self._exchange.on_chunk = self._on_chunk if record.gaps is None else self._on_measured_chunk
         self._responder.write(events)
+
+    def _measure(self, last_s: float | None, count: int) -> None:
+        """Counts the gap from the token at `last_s`, if there was one, to as many as `count` that came together.
+
+        Where the client was waited for, neither the gap nor what piled up in it is the engine's.
+        """
+        gaps = self._record.gaps
+        assert gaps is not None
+        if self._waited:
+            self._waited = False
+            return
+        if last_s is not None:
+            gaps.observe(self._comments.last_s - last_s)
+        if count > 1:
+            gaps.observe(0.0, count - 1)
+
+    def _hold(self, paused: bool) -> None:
+        """Stops reading from the engine while the client does not take what came, or reads again."""
+        self._waited = self._waited or not paused
+        self._exchange.hold(paused)
 
     def _examined(self, events: bytes) -> bytes:
         """`events` as the client shall see them.
@@ -468,9 +499,10 @@ def _attach(
     responder: Responder,
     on_data: Callable[[bytes], None],
     on_failure: Callable[[PenstockError], None],
+    on_pause: Callable[[bool], None],
 ) -> None:
     """Lets the engine's bytes flow, no faster than the client takes them."""
-    responder.on_write_pause = exchange.hold
+    responder.on_write_pause = on_pause
     responder.on_failure = on_failure
     exchange.receive(on_data)
     if responder.write_paused:

@@ -96,11 +96,16 @@ class Replicas:
     def refused(self, name: str, evidence: str) -> None:
         """An attempt found that nothing listens at this replica's address."""
         if self.see(name, Event.REFUSED, "nothing answers there", evidence) is State.STARTING:
-            self._hurry[name].set()
+            self.hurry(name)
 
     def resumed(self, name: str, cause: str) -> None:
         """A replica that stalled has given a sign of life."""
         if self.see(name, Event.RESUMED, cause) is State.WARMING:
+            self.hurry(name)
+
+    def hurry(self, name: str) -> None:
+        """Has the replica asked how it is as soon as may be."""
+        if name in self._hurry:
             self._hurry[name].set()
 
     def see(self, name: str, event: Event, cause: str, evidence: str = "") -> State:
@@ -142,7 +147,7 @@ class Replicas:
                 self.see(replica.name, Event.DRAIN, "asked to drain")
             elif replica.name not in drained and replica.state is State.DRAINING:
                 self.see(replica.name, Event.UNDRAIN, "asked to serve again")
-                self._hurry[replica.name].set()
+                self.hurry(replica.name)
 
     def _add(self, replica: Replica) -> None:
         self.fleet = self.fleet.with_replica(replica)

@@ -126,9 +126,13 @@ class Request:
                 await self._arrived
             finally:
                 self._arrived = None
+        self.check()
+        return self.take()
+
+    def check(self) -> None:
+        """Raises what was given to `fail`, if anything was."""
         if self._broken is not None:
             raise self._broken
-        return self.take()
 
     def take(self) -> bytes:
         """The body, as far as it has come."""

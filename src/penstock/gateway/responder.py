@@ -59,11 +59,17 @@ class Responder:
             self.bytes_written += len(body)
             self._complete()
 
-    def start(self, status: int, headers: Headers) -> None:
-        """Sends the head of a response of unknown length."""
+    def start(self, status: int, headers: Headers, *, is_sized: bool = False) -> None:
+        """Sends the head of a response.
+
+        Args:
+            is_sized: `headers` tell the length of the body, or there is none.
+        """
         if self.gone:
             return
-        if not self._chunked:
+        if is_sized:
+            self._chunked = False
+        elif not self._chunked:
             self._request.keep_alive = False
         framing = b"transfer-encoding: chunked\r\n" if self._chunked else b""
         self._transport.write(self._head(status, headers, framing))

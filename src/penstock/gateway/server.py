@@ -6,12 +6,14 @@ import asyncio
 import signal
 import socket
 import time
+from collections.abc import Mapping
 from email.utils import formatdate
 from typing import Any
 
 from penstock.core.config import Address, GatewayConfig
 from penstock.core.errors import PenstockError
 from penstock.gateway.addresses import ClientAddresses
+from penstock.gateway.api_answers import ApiAnswers
 from penstock.gateway.inference import Inference, inference_route
 from penstock.gateway.protocol import ConnectionLimits, Listener
 from penstock.gateway.request_id import HEADER, request_id_of
@@ -30,11 +32,14 @@ CLOSED_EVERY_S = 0.02
 
 
 class Front:
-    """The public listener's two sides: inference, and the ASGI application that serves the rest."""
+    """The public listener's two sides: inference, and the ASGI application that serves the rest, whose answers are
+    counted.
+    """
 
-    def __init__(self, inference: Inference, api: Any) -> None:
+    def __init__(self, inference: Inference, api: Any, answers: ApiAnswers) -> None:
         self.inference = inference
         self.api = api
+        self.answers = answers
 
 
 class GatewayServer:
@@ -56,10 +61,23 @@ class GatewayServer:
         self._config = config
         self._inference = inference
         self._stop = asyncio.Event()
-        limits = ConnectionLimits(config.header_timeout_s, config.keep_alive_s, config.connections_max)
+        limits = ConnectionLimits(
+            config.header_timeout_s,
+            config.keep_alive_s,
+            config.connections_max,
+            config.body_max_bytes,
+            config.body_timeout_s,
+        )
         api = public.api if addresses is None else _WithAddressLimit(public.api, addresses)
-        self._public = Listener(limits, _WithRequestId(api), inference.start, inference_route, addresses)
+        self._public = Listener(
+            limits, _WithRequestId(api, public.answers), inference.start, inference_route, addresses
+        )
         self._admin = Listener(limits, _WithRequestId(admin))
+
+    @property
+    def refused(self) -> Mapping[str, int]:
+        """How often connections to the public listener were ended without a request, by the code of the error."""
+        return self._public.refused
 
     async def run(self, notifier: Notifier, *, reuse_port: bool = False) -> None:
         """Serves.
@@ -146,16 +164,19 @@ def listen(address: Address, path: str, *, reuse_port: bool = False) -> socket.s
 
 
 class _WithRequestId:
-    """An application whose every response carries `x-request-id`."""
+    """An application whose every response carries `x-request-id`, and is counted where somebody counts."""
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Any, answers: ApiAnswers | None = None) -> None:
         self._app = app
+        self._answers = answers
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         async def send_with_id(message: Any) -> None:
             if message["type"] == "http.response.start":
-                request_id = request_id_of(scope["headers"]).encode()
-                message["headers"] = [*message.get("headers", ()), (HEADER, request_id)]
+                request_id = request_id_of(scope["headers"])
+                message["headers"] = [*message.get("headers", ()), (HEADER, request_id.encode())]
+                if self._answers is not None:
+                    self._answers.add(scope, request_id, message["status"])
             await send(message)
 
         await self._app(scope, receive, send_with_id)

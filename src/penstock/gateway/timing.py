@@ -18,7 +18,7 @@ def timing_headers(record: RequestRecord) -> Headers:
     token_s = record.first_token_s or record.first_byte_s
     phases = (
         (b"auth", record.arrived_s, record.authenticated_s),
-        (b"queue", record.body_read_s, record.admitted_s),
+        (b"queue", record.lined_up_s, record.admitted_s),
         (b"connect", attempt.started_s, attempt.connected_s),
         (b"first_token", record.arrived_s, token_s),
     )

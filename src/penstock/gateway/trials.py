@@ -80,8 +80,10 @@ class Trial:
         self.error = error
         failure = failure_of(error)
         self.attempt.failure = failure
-        if failure is Failure.REFUSED:
+        if isinstance(error, ConnectRefusedError):
             self._trials.replicas.refused(self.replica.name, error.message)
+        elif failure is Failure.REFUSED:  # too late, which one that is merely busy may be as well
+            self._trials.replicas.hurry(self.replica.name)
         return failure
 
     def close(self) -> None:

@@ -191,18 +191,23 @@ class Vigil:
             for task in signs:
                 task.cancel()
 
+    def _known_now(self, replica: Replica) -> Replica:
+        """The same one with what is known of it now: a reload may have changed its key."""
+        return self._replicas.fleet.get(replica.name) or replica
+
     async def _steps_again(self, replica: Replica, watched: _Watched) -> str:
         before = watched.progress.pulse
         while True:
             await asyncio.sleep(stall.LOOK_EVERY_S)
             within_s = stall.LONG_STEPS_S
+            replica = self._known_now(replica)
             pulse, _ = await self._probes.pulse(replica, self._specs(replica), within_s)
             if pulse is not None and before is not None and pulse != before:
                 return "its engine makes steps again"
 
     async def _gives_a_token(self, replica: Replica, watched: _Watched) -> str:
         while True:
-            event, cause, _ = await self._probes.canary(replica, CANARY_WITHIN_S)
+            event, cause, _ = await self._probes.canary(self._known_now(replica), CANARY_WITHIN_S)
             if event is Event.WARMED:
                 return cause
             if event is Event.MUTE and watched.progress.pulse is None:

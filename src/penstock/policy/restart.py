@@ -2,7 +2,8 @@
 
 Two limits of different kinds: a child that has been ready may fall a number of times in a window, with
 growing waits; one that never was ready is given up after a few tries, because trying again would not change
-its cause. A child that much depends on may be kept trying once it has been ready.
+its cause. A child that much depends on may be kept trying once it has been ready, and so is any that a full disk
+keeps from coming back.
 """
 
 from __future__ import annotations
@@ -43,12 +44,14 @@ class RestartState:
 
     Args:
         port_tries: starts in a row that lost their port.
+        disk_tries: starts that a disk has failed since it was ready.
         has_been_ready: whether it ever was.
     """
 
     restarts_s: tuple[float, ...] = ()
     failed_starts: int = 0
     port_tries: int = 0
+    disk_tries: int = 0
     has_been_ready: bool = False
 
 
@@ -74,17 +77,22 @@ def after_exit(
     chance: float,
     limits: RestartLimits,
     port_taken: bool = False,
+    disk_failed: bool = False,
 ) -> tuple[RestartState, Restart | GiveUp]:
     """What to do about a child that ended without being asked to.
 
     Args:
         was_ready: whether it had become ready since it was started.
         port_taken: whether all that was wrong is that another process took its port first.
+        disk_failed: whether all that was wrong is that its files could not be written, as on a full disk.
         now_s: monotonic seconds.
         chance: 0 to 1, by which the wait is shortened.
     """
     if port_taken and not was_ready and state.port_tries < limits.port_tries_max:
         return replace(state, port_tries=state.port_tries + 1), Restart(0.0)
+    if disk_failed and state.has_been_ready:
+        again = Restart(_wait_s(state.disk_tries, chance, limits))
+        return replace(state, disk_tries=state.disk_tries + 1), again
     recent = tuple(at_s for at_s in state.restarts_s if now_s - at_s < limits.window_s)
     after = (
         RestartState(recent, has_been_ready=True)
@@ -94,9 +102,14 @@ def after_exit(
     reason = "" if limits.keeps_trying and after.has_been_ready else _given_up(after, limits)
     if reason:
         return after, GiveUp(reason)
-    wait_s = min(limits.first_wait_s * 2 ** len(recent), limits.wait_s_max)
-    wait_s *= 1 - limits.jitter * chance
-    return replace(after, restarts_s=(*recent, now_s)), Restart(wait_s)
+    return replace(after, restarts_s=(*recent, now_s)), Restart(_wait_s(len(recent), chance, limits))
+
+
+def _wait_s(earlier: int, chance: float, limits: RestartLimits) -> float:
+    """The wait after so many earlier ones."""
+    return min(limits.first_wait_s * 2.0 ** min(earlier, 60), limits.wait_s_max) * (
+        1 - limits.jitter * chance
+    )
 
 
 def _given_up(state: RestartState, limits: RestartLimits) -> str:

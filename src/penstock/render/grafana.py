@@ -39,7 +39,8 @@ from grafana_foundation_sdk.models.dashboard import (
 from penstock.core.config import Config
 from penstock.core.config_clickhouse import PORTS as CLICKHOUSE_PORTS
 from penstock.render.dashboards.all import PAGES
-from penstock.render.dashboards.page import Page, Panel, Query
+from penstock.render.dashboards.page import MODEL, Page, Panel, Query
+from penstock.render.runbook import INDEX
 from penstock.render.yaml_text import yaml_text
 
 PROMETHEUS = DataSourceRef("prometheus", "penstock-prometheus")
@@ -66,17 +67,17 @@ MARKS = (("Load tests", "purple", "penstock-loadtest"), ("Drills", "yellow", "pe
 def grafana(config: Config) -> Mapping[str, str]:
     """All files, by their paths."""
     return {
-        **{f"{DASHBOARDS}/{page.uid}.json": _json(page) for page in PAGES},
+        **{f"{DASHBOARDS}/{page.uid}.json": _json(page, config.monitoring.runbooks) for page in PAGES},
         "provisioning/datasources/penstock.yaml": yaml_text(_datasources(config)),
         "provisioning/dashboards/penstock.yaml": yaml_text(_provider()),
     }
 
 
-def _json(page: Page) -> str:
-    return JSONEncoder(sort_keys=True, indent=2).encode(_dashboard(page).build()) + "\n"
+def _json(page: Page, runbooks: str) -> str:
+    return JSONEncoder(sort_keys=True, indent=2).encode(_dashboard(page, runbooks).build()) + "\n"
 
 
-def _dashboard(page: Page) -> dashboard.Dashboard:
+def _dashboard(page: Page, runbooks: str) -> dashboard.Dashboard:
     made = (
         dashboard.Dashboard(page.title)
         .uid(page.uid)
@@ -95,8 +96,12 @@ def _dashboard(page: Page) -> dashboard.Dashboard:
             .keep_time(True)
             .include_vars(True)
         )
-        .with_variable(_model_variable())
     )
+    if runbooks.startswith("http"):  # Grafana has no folder that another link could begin in
+        link = dashboard.DashboardLink("Runbooks").type(DashboardLinkType.LINK).url(f"{runbooks}{INDEX}")
+        made = made.link(link.target_blank(True))
+    if any(MODEL in query.text for panel in page.panels for query in panel.queries):
+        made = made.with_variable(_model_variable())
     for note in _annotations():
         made = made.annotation(note)
     for row in page.rows:
@@ -111,7 +116,7 @@ def _model_variable() -> dashboard.QueryVariable:
         dashboard.QueryVariable("model")
         .label("Model")
         .datasource(PROMETHEUS)
-        .query("label_values(penstock_requests_total, model)")
+        .query("label_values(penstock_tokens_total, model)")
         .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
         .include_all(True)
         .all_value(".*")

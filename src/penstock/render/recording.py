@@ -149,8 +149,8 @@ ENGINE = Group(
 )
 
 
-def _quantile(q: float, metric: str) -> str:
-    return f"histogram_quantile({q:g}, sum by (model, le) (rate({metric}_bucket[5m])))"
+def _quantile(q: float, metric: str, only: str = "") -> str:
+    return f"histogram_quantile({q:g}, sum by (model, le) (rate({metric}_bucket{only}[5m])))"
 
 
 GATEWAY = Group(
@@ -170,7 +170,12 @@ GATEWAY = Group(
         Record("llm:gateway_retries:rate5m", "sum by (model) (rate(penstock_retries_total[5m]))"),
         Record("llm:gateway_ttft:p95_5m", _quantile(0.95, "penstock_ttft_seconds")),
         Record("llm:gateway_tpot:p95_5m", _quantile(0.95, "penstock_tpot_seconds")),
-        Record("llm:gateway_e2e:p99_5m", _quantile(0.99, "penstock_request_duration_seconds")),
+        Record("llm:gateway_itl:p99_5m", _quantile(0.99, "penstock_itl_seconds")),
+        # who is refused at once does not make the others fast; who left because it took long tells that it did
+        Record(
+            "llm:gateway_e2e:p99_5m",
+            _quantile(0.99, "penstock_request_duration_seconds", '{outcome!="rejected"}'),
+        ),
         Record("llm:gateway_queue_length", "sum by (model) (penstock_queue_length)"),
     ),
 )

@@ -209,7 +209,7 @@ class Journal:
             entry.reserved_tokens,
             ended_at=self._now(),
             status=record.status,
-            outcome=record.outcome,
+            outcome=record.told_outcome,
             replica=record.replica,
             prompt_tokens=_count(usage.prompt_tokens),
             completion_tokens=_count(usage.completion_tokens),

@@ -2,8 +2,8 @@
 
 A trigger notes each row in the transaction that makes it, so that what is in the ledger and what is to be sent can't
 disagree. Rows leave in batches: a batch is put together once and kept until it is known to have arrived, so that one
-that is sent again can be recognised by its id. A row that is taken back after it was put into a batch follows with
-the sign -1. What waits takes some 40 bytes a row; the rows themselves are the ledger's.
+that is sent again is the same to the byte, and can be recognised. A row that is taken back after it was put into a
+batch follows with the sign -1. What waits takes some 40 bytes a row; the rows themselves are the ledger's.
 """
 
 from __future__ import annotations
@@ -45,29 +45,45 @@ END"""
 _OLD = ", ".join(f"'{name}', old.{name}" for name in COLUMNS)
 _ON_DELETE = f"""CREATE TRIGGER note_no_row AFTER DELETE ON requests BEGIN
     INSERT INTO unsent (entry_id, taken_back) SELECT old.entry_id, json_object({_OLD})
-        WHERE NOT EXISTS (SELECT * FROM unsent WHERE entry_id = old.entry_id AND taken_back IS NULL);
+        WHERE NOT EXISTS (
+            SELECT * FROM unsent, outbox WHERE entry_id = old.entry_id AND taken_back IS NULL AND number > old_until
+        );
     DELETE FROM unsent WHERE entry_id = old.entry_id AND taken_back IS NULL;
 END"""  # noqa: S608 - names of ours
 _NEXT = f"""SELECT u.number, u.taken_back, {", ".join(f"r.{name}" for name in COLUMNS)}
-    FROM unsent u LEFT JOIN requests r ON r.entry_id = u.entry_id ORDER BY u.number LIMIT ?"""  # noqa: S608 - names of ours
+    FROM unsent u LEFT JOIN requests r ON r.entry_id = u.entry_id
+    WHERE u.number <= ? ORDER BY u.number LIMIT ?"""  # noqa: S608 - names of ours
+_AGAIN = """INSERT INTO unsent (entry_id) SELECT entry_id FROM requests r
+    WHERE coalesce(ended_at, started_at) >= ?
+        AND NOT EXISTS (SELECT * FROM unsent u WHERE u.entry_id = r.entry_id AND u.taken_back IS NULL)
+    ORDER BY started_at"""
+_NUMBER_MAX = 2**63 - 1
 
-COUNT = """SELECT (SELECT count(*) FROM unsent)
-    + coalesce((SELECT json_array_length(CAST(body AS TEXT), '$.rows') FROM outbox), 0)"""
-"""The query for how many rows wait."""
+_FIRST_ROW = "json_extract(CAST(body AS TEXT), '$.rows[0].ended_at')"
+WAITING = f"""SELECT
+    (SELECT count(*) FROM unsent) + coalesce((SELECT json_array_length(CAST(body AS TEXT), '$.rows') FROM outbox), 0),
+    coalesce(
+        (SELECT CAST(strftime('%s', {_FIRST_ROW}) AS REAL) FROM outbox WHERE {_FIRST_ROW} IS NOT NULL),
+        (SELECT coalesce(r.ended_at, r.started_at) FROM unsent u JOIN requests r ON r.entry_id = u.entry_id
+            ORDER BY u.number LIMIT 1)
+    )"""  # noqa: S608 - names of ours
+"""The query for how many rows wait, and when the first of them ended, in seconds since the epoch; NULL for none."""
 
 
 class Batch(msgspec.Struct, frozen=True):
     """Rows that are sent together.
 
     Args:
-        id: of this batch alone, in all ledgers.
+        id: of this batch alone, in this ledger.
         old: its rows may have arrived before, from a ledger that was lost.
+        checked_at: when it was known what of it was there already, in seconds since the epoch; 0 where it is not.
         rows: with a `sign`, -1 for one that is taken back.
     """
 
     id: str
     old: bool
     rows: list[dict[str, Any]]
+    checked_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,30 +116,57 @@ class Outbox:
             for thing in ("TRIGGER note_row", "TRIGGER note_no_row", "TABLE unsent", "TABLE outbox"):
                 self.db.execute(f"DROP {thing}")
 
+    def send_again(self, since_s: float) -> int:
+        """Notes rows anew that were sent, for a ClickHouse that has lost them; returns how many.
+
+        Args:
+            since_s: those that ended then or later, in seconds since the epoch.
+        """
+        if not self._exists():
+            return 0
+        with transaction(self.db):
+            noted = self.db.execute(_AGAIN, (since_s,)).rowcount
+            self.db.execute(
+                "UPDATE outbox SET old_until = coalesce((SELECT max(number) FROM unsent), old_until)"
+            )
+        return noted
+
     def count(self) -> int:
         """Rows that wait, those of the batch under way included."""
         if not self._exists():
             return 0
-        (rows,) = self.db.execute(COUNT).fetchone()
+        (rows, _) = self.db.execute(WAITING).fetchone()
         return int(rows)
 
-    def next_batch(self, rows_max: int) -> Batch | None:
-        """The batch that is to be sent: the one given last, until it is `sent`; None where there is nothing to send."""
+    def next_batch(self, rows_max: int, now_s: float) -> Batch | None:
+        """The batch that is to be sent: the one given last, until it is `sent`; None where there is nothing to send.
+
+        Args:
+            now_s: seconds since the epoch.
+        """
         if not self._exists():
             return None
         with transaction(self.db):
             ledger_id, last, old_until, body = self.db.execute("SELECT * FROM outbox").fetchone()
             if body is not None:
                 return msgspec.json.decode(body, type=Batch)
-            found = self.db.execute(_NEXT, (rows_max,)).fetchall()
-            if not found:
+            (first,) = self.db.execute("SELECT min(number) FROM unsent").fetchone()
+            if first is None:
                 return None
-            batch = Batch(f"{ledger_id}-{last + 1}", found[0][0] <= old_until, [_row(*one) for one in found])
+            old = first <= old_until
+            found = self.db.execute(_NEXT, (old_until if old else _NUMBER_MAX, rows_max)).fetchall()
+            rows = [_row(*one) for one in found]
+            known = not old and all(row["sign"] > 0 for row in rows)
+            batch = Batch(f"{ledger_id}-{last + 1}", old, rows, now_s if known else 0.0)
             self.db.execute("DELETE FROM unsent WHERE number <= ?", (found[-1][0],))
-            self.db.execute(
-                "UPDATE outbox SET last_batch = last_batch + 1, body = ?", (msgspec.json.encode(batch),)
-            )
+            self.db.execute("UPDATE outbox SET last_batch = last_batch + 1")
+            self._keep(batch)
         return batch
+
+    def checked(self, batch: Batch) -> None:
+        """What is left to send of the batch under way; from now on it stays as it is."""
+        if self._exists():
+            self._keep(batch)
 
     def sent(self, batch_id: str) -> None:
         """A batch has arrived; it may be that another worker, who sent it too, said so before."""
@@ -131,6 +174,12 @@ class Outbox:
             self.db.execute(
                 "UPDATE outbox SET body = NULL WHERE ledger_id || '-' || last_batch = ?", (batch_id,)
             )
+
+    def _keep(self, batch: Batch) -> None:
+        self.db.execute(
+            "UPDATE outbox SET body = ? WHERE ledger_id || '-' || last_batch = ?",
+            (msgspec.json.encode(batch), batch.id),
+        )
 
     def _exists(self) -> bool:
         return self.db.execute("SELECT 1 FROM sqlite_master WHERE name = 'outbox'").fetchone() is not None

@@ -38,11 +38,13 @@ class Explanation:
         sentence: the end of one that begins with the child's name.
         evidence: the line that it was concluded from; empty where it was none.
         port_taken: whether all that is wrong is the port.
+        disk_failed: whether all that is wrong is that its files can't be written.
     """
 
     sentence: str
     evidence: str = ""
     port_taken: bool = False
+    disk_failed: bool = False
 
 
 def explained(ended: Ended, causes: Iterable[tuple[str, str]] = (), *, was_ready: bool = True) -> Explanation:

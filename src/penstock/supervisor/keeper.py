@@ -135,7 +135,7 @@ class Keeper:
         except PenstockError as error:
             return None, Explanation("; ".join(filter(None, (f"{name}: {error.message}", error.hint))))
         except OSError as error:  # no room for the log or the record
-            return None, Explanation(f"{name} can't be started: {error}")
+            return None, Explanation(f"{name} can't be started: {error}", disk_failed=True)
         if child is None:
             return None, Explanation(f"{name} was stopped before it was started")
         self._child = child
@@ -204,7 +204,7 @@ class Keeper:
                 "models.N.start_timeout if it needs longer"
             )
         if self._unregistered:
-            return Explanation(self._unregistered)
+            return Explanation(self._unregistered, disk_failed=True)
         why = explained(ended, self.part.causes, was_ready=self.became_ready.is_set())
         more = [self._beside] if self._beside and ended.returncode else []
         if ended.stuck:
@@ -224,11 +224,14 @@ class Keeper:
             chance=self._around.chance(),
             limits=self._limits,
             port_taken=why.port_taken,
+            disk_failed=why.disk_failed,
         )
         if self._hung:
             decision = GiveUp("it never became ready")
         self.became_ready.clear()
-        self._around.say(why.sentence)
+        tries_on = why.disk_failed and self._state.has_been_ready
+        sentence = f"{why.sentence}; it is tried until that can be written" if tries_on else why.sentence
+        self._around.say(sentence)
         if isinstance(decision, GiveUp):
             for line in (ended.last_lines if ended else ())[-LINES_SHOWN:]:
                 self._around.say(f"    | {line}")
@@ -236,7 +239,7 @@ class Keeper:
             self._report(life="given_up", why=self.given_up, last_exit=why.sentence, pid=0, loading="")
             return
         self._around.say(f"{self.part.name}: starts again in {format_duration(decision.wait_s)}")
-        self._report.waits(why.sentence, decision.wait_s)
+        self._report.waits(sentence, decision.wait_s)
         with suppress(TimeoutError):
             async with asyncio.timeout(decision.wait_s):
                 await self._stopping.wait()

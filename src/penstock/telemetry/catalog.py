@@ -24,12 +24,22 @@ def _times(name: str, text: str, *labels: str) -> Family:
 
 REQUESTS = _counter(
     "penstock_requests_total",
-    "Requests that have ended.",
+    "Requests for an engine that have ended.",
     *("route", "model", "class", "status", "outcome", "fault"),
 )
 ERRORS = _counter("penstock_errors_total", "Requests that ended with an error, by its code.", "model", "code")
 LIMITS_HIT = _counter(
     "penstock_limits_hit_total", "Requests that a limit of their own caller refused.", "model", "limit"
+)
+API_REQUESTS = _counter(
+    "penstock_api_requests_total",
+    "Requests that the gateway answered by itself: health, models, docs, and routes that there are not (`other`).",
+    *("route", "status"),
+)
+REFUSED = _counter(
+    "penstock_connections_refused_total",
+    "Connections ended with an error before there was a request: too many, bad HTTP, a head too large or too late.",
+    "code",
 )
 IN_PROGRESS = _gauge("penstock_requests_in_progress", "Requests under way.")
 STREAMS = _gauge(
@@ -41,7 +51,11 @@ SILENCE = _gauge(
     "model",
 )
 TOKENS = _counter("penstock_tokens_total", "Tokens in and out.", "model", "kind")
-RETRIES = _counter("penstock_retries_total", "Attempts that failed and were made again.", "model", "failure")
+RETRIES = _counter(
+    "penstock_retries_total",
+    "Attempts that failed before their client had a byte of them, and were made again.",
+    *("model", "failure"),
+)
 CONTINUATIONS = _counter(
     "penstock_continuations_total", "Answers that another replica went on with.", "model"
 )
@@ -49,15 +63,28 @@ HEDGES = _counter("penstock_hedges_total", "Requests for which a second attempt 
 REPLAYS = _counter("penstock_replays_total", "Requests answered by an answer made before.", "model")
 COST = _counter("penstock_cost_usd_total", "Cost at the configured prices.", "model")
 
-DURATION = _times("penstock_request_duration_seconds", "Whole requests (E2E).", "model")
+DURATION = _times(
+    "penstock_request_duration_seconds",
+    "Arrival of a request to its end (E2E), by what that was: only `complete` ones have a whole answer.",
+    *("model", "outcome"),
+)
 TTFT = _times("penstock_ttft_seconds", "Arrival to the first token sent.", "model")
 TPOT = _times(
     "penstock_tpot_seconds", "Time per token after the first one, the mean of each request.", "model"
 )
-QUEUE_WAIT = _times("penstock_queue_wait_seconds", "Waits in line for a permit.", "model", "class")
+ITL = _times(
+    "penstock_itl_seconds",
+    "Gaps between the tokens of one stream in eight; those in which its client did not read are left out.",
+    "model",
+)
+QUEUE_WAIT = _times(
+    "penstock_queue_wait_seconds",
+    "Waits in line for a permit, of those too who left before it came.",
+    *("model", "class"),
+)
 OVERHEAD = _times(
     "penstock_gateway_overhead_seconds",
-    "Arrival of a request to the start of its first attempt, without its wait in line.",
+    "Arrival of a request to the start of its first attempt, without the waits for its body and in line.",
     "model",
 )
 
@@ -141,11 +168,22 @@ CATALOG: tuple[tuple[str, tuple[Family, ...]], ...] = (
     (
         "Requests",
         (
-            *(REQUESTS, ERRORS, LIMITS_HIT, IN_PROGRESS, STREAMS, SILENCE, TOKENS, RETRIES),
+            *(
+                REQUESTS,
+                ERRORS,
+                LIMITS_HIT,
+                API_REQUESTS,
+                REFUSED,
+                IN_PROGRESS,
+                STREAMS,
+                SILENCE,
+                TOKENS,
+                RETRIES,
+            ),
             *(CONTINUATIONS, HEDGES, REPLAYS, COST),
         ),
     ),
-    ("Times", (DURATION, TTFT, TPOT, QUEUE_WAIT, OVERHEAD)),
+    ("Times", (DURATION, TTFT, TPOT, ITL, QUEUE_WAIT, OVERHEAD)),
     ("Objectives", (SLO_REQUESTS, SLO_GOOD, SLO_TARGET, SLO_LIMIT)),
     (
         "The line",

@@ -1,4 +1,4 @@
-"""Families of metrics, and how their samples are written in Prometheus's text format, version 0.0.4.
+"""Families of metrics, and how their samples are written in Prometheus's text format, by gateway and exporter. Pure.
 
 `prometheus-client` would take ten times as long for a page of 50 models, on the loop that carries the streams.
 """
@@ -6,12 +6,23 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 from typing import Literal
+
+from penstock.core.times import Times
+
+EXPOSITION_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+# Of a label's value that was read: names come from drivers and from other processes.
+VALUE_CHARS_MAX = 128
+# Whole numbers up to here are exact as Prometheus keeps them.
+_WHOLE_MAX = 2**53
+
+Kind = Literal["counter", "gauge", "histogram"]
+# The values of its labels, and its own.
+Sample = tuple[tuple[str, ...], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,26 +36,27 @@ class Family:
     """
 
     name: str
-    kind: Literal["counter", "gauge", "histogram"]
+    kind: Kind
     text: str
     labels: tuple[str, ...] = ()
 
-    def lines(self, samples: Iterable[tuple[Sequence[str], float]]) -> Iterator[str]:
+    def lines(self, samples: Iterable[Sample]) -> Iterator[str]:
         """Its description, and a line for each sample: the values of its labels, and its own."""
         yield from self.head()
         for values, value in samples:
-            yield f"{self.name}{self.labelled(values)} {number(value)}"
+            labels = f"{{{_pairs(self.labels, values)}}}" if values else ""
+            yield f"{self.name}{labels} {number(value)}"
 
     def single(self, value: float) -> Iterator[str]:
         """Its lines where it has no labels."""
         return self.lines(((), value) for _ in range(1))
 
-    def times(self, samples: Iterable[tuple[Sequence[str], Times]]) -> Iterator[str]:
+    def times(self, samples: Iterable[tuple[tuple[str, ...], Times]]) -> Iterator[str]:
         """Its lines where it is a histogram."""
         yield from self.head()
         for values, times in samples:
-            labels = self._pairs(values)
-            for bound, count in zip(times.bounds_text, accumulate(times.counts), strict=True):
+            labels = _pairs(self.labels, values)
+            for bound, count in zip(_bounds_text(times.bounds), accumulate(times.counts), strict=True):
                 yield f'{self.name}_bucket{{{labels},le="{bound}"}} {count}'
             yield f"{self.name}_count{{{labels}}} {sum(times.counts)}"
             yield f"{self.name}_sum{{{labels}}} {number(times.sum_s)}"
@@ -54,46 +66,42 @@ class Family:
         yield f"# HELP {self.name} {self.text}"
         yield f"# TYPE {self.name} {self.kind}"
 
-    def labelled(self, values: Sequence[str]) -> str:
-        """The labels with these values, in their braces."""
-        return f"{{{self._pairs(values)}}}" if values else ""
 
-    def _pairs(self, values: Sequence[str]) -> str:
-        return label_pairs(self.labels, values)
+Gathered = tuple[Family, list[Sample]]
 
 
-class Times:
-    """A histogram: how many values were at most each bound, and their sum.
+class Families:
+    """What was read, by family, in the order in which it came; what has no sample is not shown."""
 
-    Args:
-        bounds: seconds, ascending.
-    """
+    def __init__(self) -> None:
+        self._found: dict[str, Gathered] = {}
 
-    __slots__ = ("bounds", "counts", "sum_s")
+    def add(self, family: Family, value: float, *labels: str) -> None:
+        """One sample more, with a value for each of the family's labels; one that is no number is left out."""
+        if math.isfinite(value):
+            _, samples = self._found.setdefault(family.name, (family, []))
+            samples.append((tuple([label[:VALUE_CHARS_MAX] for label in labels]), value))
 
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.sum_s = 0.0
-
-    def observe(self, seconds: float) -> None:
-        """Counts one value."""
-        self.counts[bisect_left(self.bounds, seconds)] += 1
-        self.sum_s += seconds
-
-    @property
-    def bounds_text(self) -> tuple[str, ...]:
-        """The bounds as Prometheus writes them, with the one of everything."""
-        return _bounds_text(self.bounds)
+    def __iter__(self) -> Iterator[Gathered]:
+        return iter(self._found.values())
 
 
-def label_pairs(names: Sequence[str], values: Sequence[str]) -> str:
-    """Labels with their values, as they stand between braces."""
+def exposition(families: Iterable[Gathered]) -> bytes:
+    """The text for Prometheus, version 0.0.4."""
+    lines = (line for family, samples in families for line in family.lines(samples))
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+@lru_cache(maxsize=8192)
+def _pairs(names: tuple[str, ...], values: tuple[str, ...]) -> str:
+    """Labels with their values, as they stand between braces; the same series are written at each scrape."""
     return ",".join([f'{name}="{_escaped(value)}"' for name, value in zip(names, values, strict=True)])
 
 
 def number(value: float) -> str:
     """A value as Prometheus reads it."""
+    if -_WHOLE_MAX < value < _WHOLE_MAX and value == int(value):
+        return str(int(value))
     if math.isfinite(value):
         return repr(float(value))
     return "NaN" if math.isnan(value) else "+Inf" if value > 0 else "-Inf"
@@ -101,9 +109,9 @@ def number(value: float) -> str:
 
 @lru_cache(maxsize=64)
 def _bounds_text(bounds: tuple[float, ...]) -> tuple[str, ...]:
+    """The bounds as Prometheus writes them, with the one of everything."""
     return (*map(repr, bounds), "+Inf")
 
 
-@lru_cache(maxsize=8192)
 def _escaped(value: str) -> str:
     return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import time
@@ -35,8 +36,13 @@ class Logger:
 
     def __init__(self, level: str, fmt: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._repeats = Repeats(clock)
+        self.follow(level, fmt)
+
+    def follow(self, level: str, fmt: str) -> None:
+        """Writes from this level up, and in this format, from now on."""
         self._severity = _LEVELS[level.lower()]
-        self._line = _json_line if fmt == "json" else _console_line
+        self.is_json = fmt == "json"
+        self._line = _json_line if self.is_json else _console_line
 
     def is_enabled_for(self, severity: int) -> bool:
         """Whether lines of a severity, as `logging` numbers them, are written."""
@@ -107,7 +113,6 @@ def open_log(level: str, fmt: str) -> Logger:
     """
     log = Logger(level, fmt)
     logging.basicConfig(handlers=[_Bridge(log)], level=logging.WARNING, force=True)
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # what clients do wrong is in the records
     return log
 
 
@@ -152,18 +157,18 @@ class RequestLog:
     """Writes one line for each request: JSON by a type that is known beforehand, a third of the cost of `Logger`.
 
     Args:
-        log: takes the lines where they are for people.
-        fmt: `json` or `console`.
+        log: says whether they are written, and takes those that are for people.
     """
 
-    def __init__(self, log: Logger, fmt: str) -> None:
+    def __init__(self, log: Logger) -> None:
         self._log = log
-        self._writes = fmt == "json" and log.is_enabled_for(logging.INFO)
         self._encode = msgspec.json.Encoder().encode
 
     def write(self, records: Sequence[RequestRecord]) -> None:
         """Writes their lines, by one system call."""
-        if self._writes:
+        if not self._log.is_enabled_for(logging.INFO):
+            return
+        if self._log.is_json:
             lines = [self._encode(request_line(record)) for record in records]
             lines.append(b"")
             _write(b"\n".join(lines))
@@ -187,7 +192,7 @@ def request_line(record: RequestRecord) -> RequestLine:
         record.key_id,
         record.stream,
         record.status,
-        record.outcome,
+        record.told_outcome,
         record.fault,
         record.error_code,
         record.replica,
@@ -224,7 +229,12 @@ class _Bridge(logging.Handler):
 
 
 def _json_line(line: dict[str, Any]) -> bytes:
-    return msgspec.json.encode(line, enc_hook=repr) + b"\n"
+    try:
+        return msgspec.json.encode(line, enc_hook=repr) + b"\n"
+    except (
+        UnicodeEncodeError
+    ):  # bytes that were no text, as in a file's name: half of a pair is no JSON either
+        return json.dumps(line, default=repr, ensure_ascii=False).encode(errors="replace") + b"\n"
 
 
 def _console_line(line: dict[str, Any]) -> bytes:
@@ -233,7 +243,7 @@ def _console_line(line: dict[str, Any]) -> bytes:
         name: value for name, value in line.items() if name not in ("time", "level", "event", "exception")
     }
     members = " ".join(f"{name}={_plain(value)}" for name, value in told.items())
-    exception = f"\n{line['exception']}" if "exception" in line else ""
+    exception = "".join(f"\n{_plain(one, spaces=True)}" for one in line.get("exception", "").splitlines())
     text = f"{line['time']} {line['level']:<7} {_plain(line['event'], spaces=True)} {members}".rstrip()
     return f"{text}{exception}\n".encode(errors="backslashreplace")
 

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.process_collector import ProcessCollector
-
 from penstock import __version__
 from penstock.core.config import ModelConfig
 from penstock.core.record import RequestRecord
 from penstock.telemetry import catalog
 from penstock.telemetry.families import Family
+from penstock.telemetry.process import process_lines
 from penstock.telemetry.request_counts import RequestCounts
 
 Source = Callable[[], Iterable[str]]
@@ -31,11 +29,10 @@ class Metrics:
     def __init__(self, models: Iterable[ModelConfig], on_bug: Callable[[str, BaseException], None]) -> None:
         self._requests = RequestCounts(models)
         self._on_bug = on_bug
-        self._process = CollectorRegistry()
-        ProcessCollector(registry=self._process)
         self._sources: list[Source] = [
             self._requests.lines,
             lambda: catalog.BUILD.lines([((__version__,), 1)]),
+            process_lines,
         ]
 
     def add(self, source: Source) -> None:
@@ -57,7 +54,7 @@ class Metrics:
 
     def exposition(self) -> bytes:
         """The text for Prometheus."""
-        return "\n".join([*self._lines(), ""]).encode() + generate_latest(self._process)
+        return "\n".join([*self._lines(), ""]).encode()
 
     def _lines(self) -> Iterator[str]:
         for source in self._sources:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from penstock.telemetry.boundaries import LATENCY_S, OVERHEAD_S, TOKEN_S
 from penstock.telemetry.catalog import CATALOG
+from penstock.telemetry.families import Family
 
 _HEAD = """\
 # Metrics of the gateway
@@ -23,21 +24,24 @@ Labels come from bounded sets. A model that is not configured, and a route, stat
 _BOUNDARIES = """\
 ## Boundaries of the histograms
 
-Seconds; every limit in a `[models.slo]` is one more of them, in all models alike, so that the part of the requests that
-met it is exact. A reload that changes a limit begins these histograms anew.
+Seconds; every limit in a `[models.slo]` is one more of its measure's, in all models alike, so that the part of the
+requests that met it is exact. A reload that changes a limit begins these histograms anew.
 """
 
 # What the projects that Penstock follows called it.
 _EARLIER = (
     ("`llm_requests_total`", "`penstock_requests_total`"),
     ("`llm_requests_in_progress`", "`penstock_requests_in_progress`"),
-    ("`llm_request_duration_seconds`", "`penstock_request_duration_seconds`"),
+    ("`llm_request_duration_seconds`", '`penstock_request_duration_seconds{outcome="complete"}`'),
     ("`llm_generation_tokens`", '`penstock_tokens_total{kind="completion"}`'),
     ("`llm_generation_latency_seconds`", "`penstock_request_duration_seconds` less `penstock_ttft_seconds`"),
     ("`llm_engine_errors_total`", '`penstock_requests_total{fault="engine"}`'),
     ("`gateway_generate_requests_total`", '`penstock_requests_total{route="/generate"}`'),
-    ("`gateway_generate_errors_total`", '`penstock_requests_total{route="/generate",outcome!="complete"}`'),
-    ("`gateway_generate_latency_seconds`", "`penstock_request_duration_seconds`"),
+    ("`gateway_generate_errors_total`", '`penstock_requests_total{route="/generate",fault!=""}`'),
+    (
+        "`gateway_generate_latency_seconds`",
+        '`penstock_request_duration_seconds{outcome="complete"}`, of all routes',
+    ),
     ("`llm_generate_requests_total`", "`vllm:request_success_total` of the engine"),
     ("`llm_generate_errors_total`", '`vllm:request_success_total{finished_reason=~"error\\|abort"}`'),
     ("`llm_generate_latency_seconds`", "`vllm:e2e_request_latency_seconds` of the engine"),
@@ -48,23 +52,28 @@ def metrics_page() -> str:
     """The text of the page."""
     blocks = [_HEAD]
     for subject, families in CATALOG:
-        told = (
-            (f"`{one.name}`", one.kind, ", ".join(f"`{label}`" for label in one.labels), one.text)
-            for one in families
-        )
-        blocks.append(f"## {subject}\n\n{_table(('name', 'kind', 'labels', 'what it tells'), told)}")
+        blocks.append(f"## {subject}\n\n{family_table(families)}")
     usual = (
         (
             "`penstock_request_duration_seconds`, `penstock_ttft_seconds`, `penstock_queue_wait_seconds`",
             LATENCY_S,
         ),
-        ("`penstock_tpot_seconds`", TOKEN_S),
+        ("`penstock_tpot_seconds`, `penstock_itl_seconds`", TOKEN_S),
         ("`penstock_gateway_overhead_seconds`", OVERHEAD_S),
     )
     rows = ((names, ", ".join(f"{bound:g}" for bound in bounds)) for names, bounds in usual)
     blocks.append(f"{_BOUNDARIES}\n{_table(('histogram', 'usual boundaries'), rows)}")
     blocks.append(f"## Names of earlier projects\n\n{_table(('name there', 'name here'), _EARLIER)}")
     return "\n".join(blocks)
+
+
+def family_table(families: Iterable[Family]) -> str:
+    """What each of them tells, as a table."""
+    rows = (
+        (f"`{one.name}`", one.kind, ", ".join(f"`{label}`" for label in one.labels), one.text)
+        for one in families
+    )
+    return _table(("name", "kind", "labels", "what it tells"), rows)
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

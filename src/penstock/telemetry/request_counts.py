@@ -7,12 +7,14 @@ from http import HTTPStatus
 from operator import attrgetter
 
 from penstock.core.config import ModelConfig
-from penstock.core.record import RequestRecord
+from penstock.core.record import Outcome, RequestRecord
+from penstock.core.times import Times
 from penstock.policy.admit import Reason
 from penstock.policy.objectives import judged
+from penstock.policy.retry import Failure
 from penstock.telemetry import catalog
-from penstock.telemetry.boundaries import LATENCY_S, OVERHEAD_S, Boundaries, boundaries_of
-from penstock.telemetry.families import Family, Times
+from penstock.telemetry.boundaries import LATENCY_S, OVERHEAD_S, TOKEN_S, Boundaries, boundaries_of
+from penstock.telemetry.families import Family
 
 ROUTES = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/generate"})
 OTHER = "other"
@@ -20,11 +22,12 @@ OTHER = "other"
 NO_CLASS = "none"
 _STATUSES = frozenset({*map(int, HTTPStatus), 499})  # an engine may answer with any number
 _REASONS = frozenset(Reason)
-# Limits of a client's address, by the code of their error; those of a key or tenant are on the record.
-_ADDRESS_LIMITS = {
-    "too_many_requests_from_address": "address_requests_per_second",
-    "too_many_connections_from_address": "address_connections_max",
-}
+# Who was turned away by these has not waited; who had to make room for another is one of a few.
+_AT_ONCE = _REASONS - {Reason.QUEUE_TIMEOUT}
+# How attempts fail that are made again. Who was outrun in a race, or lost amid its answer, is counted elsewhere.
+_RETRIED = frozenset(Failure)
+# The limit of a client's address, by the code of its error; those of a key or tenant are on the record.
+_ADDRESS_LIMITS = {"too_many_requests_from_address": "address_requests_per_second"}
 # Series of one family: what is beyond, in a gateway of 50 models that meets every kind of trouble, counts as `other`.
 SERIES_MAX = 5000
 
@@ -62,12 +65,13 @@ class _OfModel:
     """What is counted of one model."""
 
     __slots__ = (
-        *("completion_tokens", "continuations", "cost_usd", "duration", "good", "hedges", "judged"),
-        *("limits_s", "overhead", "prompt_tokens", "queue", "replays", "targets", "tpot", "ttft"),
+        *("_e2e", "completion_tokens", "continuations", "cost_usd", "duration", "good", "hedges", "itl"),
+        *("judged", "limits_s", "overhead", "prompt_tokens", "queue", "replays", "targets", "tpot", "ttft"),
     )
 
     def __init__(self, boundaries: Boundaries) -> None:
         self.queue: dict[str, Times] = {}
+        self.itl = Times(TOKEN_S)
         self.overhead = Times(OVERHEAD_S)
         self.prompt_tokens = 0
         self.completion_tokens = 0
@@ -83,7 +87,9 @@ class _OfModel:
 
     def measure_by(self, boundaries: Boundaries) -> None:
         """Begins the histograms anew, with other boundaries: to Prometheus, as if the gateway were started again."""
-        self.duration = Times(boundaries.e2e)
+        self._e2e = boundaries.e2e
+        # from the first scrape on, as those below
+        self.duration = {Outcome.COMPLETE.value: Times(boundaries.e2e)}
         self.ttft = Times(boundaries.ttft)
         self.tpot = Times(boundaries.tpot)
 
@@ -114,18 +120,25 @@ class _OfModel:
 
     def _observe_times(self, record: RequestRecord, priority: str) -> None:
         if (duration_s := record.duration_s) is not None:
-            self.duration.observe(duration_s)
+            _times(self.duration, record.told_outcome.value, self._e2e).observe(duration_s)
         if (ttft_s := record.ttft_s) is not None:
             self.ttft.observe(ttft_s)
-        if (queue_s := record.queue_s) is not None:
-            times = self.queue.get(priority)
-            if times is None:
-                times = self.queue[priority] = Times(LATENCY_S)
-            times.observe(queue_s)
+        if (queue_s := record.queue_s) is not None and record.error_code not in _AT_ONCE:
+            _times(self.queue, priority, LATENCY_S).observe(queue_s)
         if (tpot_s := record.tpot_s) is not None:
             self.tpot.observe(tpot_s)
+        if record.gaps is not None:
+            self.itl.add(record.gaps)
         if (overhead_s := record.overhead_s) is not None:
             self.overhead.observe(overhead_s)
+
+
+def _times(known: dict[str, Times], name: str, bounds: tuple[float, ...]) -> Times:
+    """The histogram of this name, made when it is first needed."""
+    times = known.get(name)
+    if times is None:
+        times = known[name] = Times(bounds)
+    return times
 
 
 class RequestCounts:
@@ -164,14 +177,15 @@ class RequestCounts:
         priority = record.priority or NO_CLASS
         route = record.route if record.route in ROUTES else OTHER
         status = str(record.status) if record.status in _STATUSES else OTHER
-        self._endings.add(route, model, priority, status, record.outcome.value, record.fault)
+        self._endings.add(route, model, priority, status, record.told_outcome.value, record.fault)
         of_model.observe(record, priority)
         if of_model.targets:
             of_model.judge(record)
         if record.error_code:
             self._observe_error(record, model, priority)
         for attempt in record.attempts[:-1]:
-            self._retries.add(model, attempt.failure)
+            if attempt.failure in _RETRIED:
+                self._retries.add(model, attempt.failure)
 
     def _observe_error(self, record: RequestRecord, model: str, priority: str) -> None:
         code = record.error_code
@@ -196,9 +210,10 @@ class RequestCounts:
             yield from family.lines(((name,), count_of(of)) for name, of in shown)
         for family, times_of in _HISTOGRAMS:
             yield from family.times(((name,), times_of(of)) for name, of in shown)
-        yield from catalog.QUEUE_WAIT.times(
-            ((name, priority), times) for name, of in shown for priority, times in of.queue.items()
-        )
+        for family, by_name in _HISTOGRAMS_BY_NAME:
+            yield from family.times(
+                ((model, name), times) for model, of in shown for name, times in by_name(of).items()
+            )
         yield from self._objectives()
 
     def _objectives(self) -> Iterator[str]:
@@ -217,10 +232,14 @@ _COUNTERS = (
     (catalog.REPLAYS, attrgetter("replays")),
 )
 _HISTOGRAMS = (
-    (catalog.DURATION, attrgetter("duration")),
     (catalog.TTFT, attrgetter("ttft")),
     (catalog.TPOT, attrgetter("tpot")),
+    (catalog.ITL, attrgetter("itl")),
     (catalog.OVERHEAD, attrgetter("overhead")),
+)
+_HISTOGRAMS_BY_NAME = (
+    (catalog.DURATION, attrgetter("duration")),
+    (catalog.QUEUE_WAIT, attrgetter("queue")),
 )
 _OBJECTIVES = (
     (catalog.SLO_REQUESTS, attrgetter("judged")),

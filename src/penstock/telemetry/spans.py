@@ -146,7 +146,7 @@ def _attributes(record: RequestRecord) -> dict[str, AttributeValue]:
         "penstock.tenant": record.tenant,
         "penstock.key_id": record.key_id,
         "penstock.priority": record.priority or None,
-        "penstock.outcome": record.outcome.value,
+        "penstock.outcome": record.told_outcome.value,
         "penstock.fault": record.fault or None,
         "penstock.replica": record.replica or None,
         "penstock.attempts": len(record.attempts),
@@ -179,8 +179,8 @@ def _attempt_attributes(record: RequestRecord, number: int, attempt: Attempt) ->
 def _stages(record: RequestRecord) -> Iterator[tuple[str, tuple[float, float]]]:
     if record.body_read_s is not None:
         yield "receive", (record.arrived_s, record.body_read_s)
-        if record.admitted_s is not None:
-            yield "queue", (record.body_read_s, record.admitted_s)
+    if record.lined_up_s is not None and record.queue_s is not None:
+        yield "queue", (record.lined_up_s, record.lined_up_s + record.queue_s)
 
 
 def _attempt_stages(

@@ -66,7 +66,7 @@ PAGE = Page(
                     COUNT,
                     (
                         Query(
-                            f'sum by (replica, state) (penstock_breaker_state{{{MODEL}, state!="closed"}})',
+                            f'max by (replica, state) (penstock_breaker_state{{{MODEL}, state!="closed"}})',
                             "{{replica}} {{state}}",
                         ),
                     ),

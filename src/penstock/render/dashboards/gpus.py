@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from penstock.render.dashboards.hardware import GPU, HARDWARE, each
+from penstock.render.dashboards.machine import MACHINE
 from penstock.render.dashboards.page import (
     BYTES,
     CELSIUS,
@@ -15,12 +17,7 @@ from penstock.render.dashboards.page import (
     Row,
 )
 
-_GPU = "{{instance}} GPU {{gpu}}"
-
-
-def _each(metric: str, more: str = "") -> str:
-    return f"max by (instance, gpu{more}) ({metric})"
-
+_INSTANCE = "max by (instance, gpu, mig) (%s)"
 
 PAGE = Page(
     "penstock-gpus",
@@ -41,9 +38,13 @@ PAGE = Page(
                 ),
                 Panel(
                     "Busy",
-                    "Share of the time in which a kernel ran. It says nothing of how well it was used.",
+                    "Share of the time in which a kernel ran, and in which memory was read or written. It says nothing of "
+                    "how well they were used; a decoding engine waits for its memory.",
                     PERCENT,
-                    (Query(_each("penstock_gpu_utilization_ratio"), _GPU),),
+                    (
+                        Query(each("penstock_gpu_utilization_ratio"), GPU),
+                        Query(each("penstock_gpu_memory_utilization_ratio"), f"{GPU} memory"),
+                    ),
                     width=10,
                     most=1.0,
                 ),
@@ -53,8 +54,8 @@ PAGE = Page(
                     PERCENT,
                     (
                         Query(
-                            f"{_each('penstock_gpu_memory_used_bytes')} / {_each('penstock_gpu_memory_total_bytes')}",
-                            _GPU,
+                            f"{each('penstock_gpu_memory_used_bytes')} / {each('penstock_gpu_memory_total_bytes')}",
+                            GPU,
                         ),
                     ),
                     width=10,
@@ -65,8 +66,8 @@ PAGE = Page(
                     "Beside its limit.",
                     WATTS,
                     (
-                        Query(_each("penstock_gpu_power_watts"), _GPU),
-                        Query(_each("penstock_gpu_power_limit_watts"), f"{_GPU} limit"),
+                        Query(each("penstock_gpu_power_watts"), GPU),
+                        Query(each("penstock_gpu_power_limit_watts"), f"{GPU} limit"),
                     ),
                 ),
                 Panel(
@@ -82,9 +83,14 @@ PAGE = Page(
                 ),
                 Panel(
                     "Clock",
-                    "Of the processors. It falls when the GPU is throttled.",
+                    "Beside the highest. It falls when the GPU is throttled, or idle.",
                     HERTZ,
-                    (Query(_each("penstock_gpu_clock_hertz", ", clock"), f"{_GPU} {{{{clock}}}}"),),
+                    (
+                        Query(each("penstock_gpu_clock_hertz", ", clock"), f"{GPU} {{{{clock}}}}"),
+                        Query(
+                            each("penstock_gpu_clock_max_hertz", ", clock"), f"{GPU} {{{{clock}}}} at most"
+                        ),
+                    ),
                 ),
             ),
         ),
@@ -95,7 +101,7 @@ PAGE = Page(
                     "Free",
                     "Less than 2 GB: the next long prompt may not fit.",
                     BYTES,
-                    (Query(_each("penstock_gpu_memory_free_bytes"), _GPU),),
+                    (Query(each("penstock_gpu_memory_free_bytes"), GPU),),
                     limits=(4e9, 2e9),
                 ),
                 Panel(
@@ -105,7 +111,7 @@ PAGE = Page(
                     (
                         Query(
                             'sum by (instance, gpu, replica) (penstock_gpu_process_memory_bytes{replica!=""})',
-                            f"{_GPU} {{{{replica}}}}",
+                            f"{GPU} {{{{replica}}}}",
                         ),
                     ),
                     stacked=True,
@@ -114,8 +120,33 @@ PAGE = Page(
                     "Held by others",
                     "By processes that belong to no replica: what an engine left behind, or somebody else's work.",
                     BYTES,
-                    (Query(_each("penstock_gpu_orphan_memory_bytes"), _GPU),),
+                    (Query(each("penstock_gpu_orphan_memory_bytes"), GPU),),
                     limits=(1, 1e9),
+                ),
+                Panel(
+                    "Processes of others",
+                    "Those that hold memory and belong to no replica.",
+                    COUNT,
+                    (Query(each("penstock_gpu_orphan_processes"), GPU),),
+                ),
+                Panel(
+                    "Kept by the driver",
+                    "What driver and firmware keep for themselves: no engine can have it.",
+                    BYTES,
+                    (Query(each("penstock_gpu_memory_reserved_bytes"), GPU),),
+                ),
+                Panel(
+                    "MIG instances",
+                    "Memory that each holds, of what it has.",
+                    PERCENT,
+                    (
+                        Query(
+                            f"{_INSTANCE % 'penstock_gpu_mig_memory_used_bytes'} "
+                            f"/ {_INSTANCE % 'penstock_gpu_mig_memory_total_bytes'}",
+                            f"{GPU} {{{{mig}}}}",
+                        ),
+                    ),
+                    most=1.0,
                 ),
             ),
         ),
@@ -127,8 +158,8 @@ PAGE = Page(
                     "From 85 degrees on most GPUs begin to slow down.",
                     CELSIUS,
                     (
-                        Query(_each("penstock_gpu_temperature_celsius"), _GPU),
-                        Query(_each("penstock_gpu_memory_temperature_celsius"), f"{_GPU} memory"),
+                        Query(each("penstock_gpu_temperature_celsius"), GPU),
+                        Query(each("penstock_gpu_memory_temperature_celsius"), f"{GPU} memory"),
                     ),
                     limits=(80, 85),
                 ),
@@ -139,10 +170,17 @@ PAGE = Page(
                     (
                         Query(
                             "max by (instance, gpu, reason) (rate(penstock_gpu_throttle_seconds_total[$__rate_interval]))",
-                            f"{_GPU} {{{{reason}}}}",
+                            f"{GPU} {{{{reason}}}}",
                         ),
                     ),
                     most=1.0,
+                ),
+                Panel(
+                    "Held down now",
+                    "1 where the clocks are, by the reason for it.",
+                    COUNT,
+                    (Query(each("penstock_gpu_throttle", ", reason"), f"{GPU} {{{{reason}}}}"),),
+                    "states",
                 ),
                 Panel(
                     "XID errors",
@@ -151,7 +189,7 @@ PAGE = Page(
                     (
                         Query(
                             "sum by (instance, gpu, action) (increase(penstock_gpu_xid_errors_total[1h]))",
-                            f"{_GPU} {{{{action}}}}",
+                            f"{GPU} {{{{action}}}}",
                         ),
                     ),
                     limits=(1, 1),
@@ -163,7 +201,7 @@ PAGE = Page(
                     (
                         Query(
                             "sum by (instance, gpu, kind) (increase(penstock_gpu_ecc_errors_total[1h]))",
-                            f"{_GPU} {{{{kind}}}}",
+                            f"{GPU} {{{{kind}}}}",
                         ),
                     ),
                 ),
@@ -174,10 +212,10 @@ PAGE = Page(
                     (
                         Query(
                             "sum by (instance, gpu, cause) (penstock_gpu_remapped_rows)",
-                            f"{_GPU} {{{{cause}}}}",
+                            f"{GPU} {{{{cause}}}}",
                         ),
-                        Query(_each("penstock_gpu_row_remap_pending"), f"{_GPU} pending"),
-                        Query(_each("penstock_gpu_row_remap_failed"), f"{_GPU} failed"),
+                        Query(each("penstock_gpu_row_remap_pending"), f"{GPU} pending"),
+                        Query(each("penstock_gpu_row_remap_failed"), f"{GPU} failed"),
                     ),
                 ),
                 Panel(
@@ -187,65 +225,17 @@ PAGE = Page(
                     (
                         Query(
                             "sum by (instance, gpu) (increase(penstock_gpu_nvlink_errors_total[1h]))",
-                            f"{_GPU} NVLink",
+                            f"{GPU} NVLink",
                         ),
                         Query(
                             "sum by (instance, gpu) (increase(penstock_gpu_pcie_replays_total[1h]))",
-                            f"{_GPU} PCIe",
+                            f"{GPU} PCIe",
                         ),
                     ),
                 ),
             ),
         ),
-        Row(
-            "The machine",
-            (
-                Panel(
-                    "Processors",
-                    "Busy share.",
-                    PERCENT,
-                    (
-                        Query(
-                            'sum by (instance) (rate(penstock_host_cpu_seconds_total{mode!~"idle|iowait"}[$__rate_interval])) '
-                            "/ max by (instance) (penstock_host_cpus)",
-                            "{{instance}}",
-                        ),
-                    ),
-                    width=6,
-                    most=1.0,
-                ),
-                Panel(
-                    "Memory available",
-                    "Without swapping.",
-                    BYTES,
-                    (Query("min by (instance) (penstock_host_memory_available_bytes)", "{{instance}}"),),
-                    width=6,
-                ),
-                Panel(
-                    "Disk free",
-                    "Under the home, the model cache and shared memory.",
-                    BYTES,
-                    (
-                        Query(
-                            "min by (instance, place) (penstock_host_disk_free_bytes)",
-                            "{{instance}} {{place}}",
-                        ),
-                    ),
-                    width=6,
-                ),
-                Panel(
-                    "Killed for want of memory",
-                    "Processes in an hour.",
-                    COUNT,
-                    (
-                        Query(
-                            "sum by (instance) (increase(penstock_host_oom_kills_total[1h]))", "{{instance}}"
-                        ),
-                    ),
-                    width=6,
-                    limits=(1, 1),
-                ),
-            ),
-        ),
+        *HARDWARE,
+        *MACHINE,
     ),
 )

@@ -37,13 +37,14 @@ PAGE = Page(
                 ),
                 Panel(
                     "Our failures",
-                    "Share of the requests that failed for a reason of ours: gateway or engine, not the client. Above 1 % "
-                    "look at the errors below.",
+                    "Share of the requests that failed for a reason of ours: gateway or engine. What a client did wrong is "
+                    "not looked at. Above 1 % look at the errors below.",
                     PERCENT,
                     (
                         Query(
-                            f'sum(rate({_REQUESTS}{{{MODEL}, fault=~"gateway|engine"}}[$__rate_interval]))\n'
-                            f"/ sum(rate({_REQUESTS}{{{MODEL}}}[$__rate_interval])) or vector(0)"
+                            f'(sum(rate({_REQUESTS}{{{MODEL}, fault=~"gateway|engine"}}[$__rate_interval])) '
+                            f"or vector(0))\n"
+                            f'/ (sum(rate({_REQUESTS}{{{MODEL}, fault!="client"}}[$__rate_interval])) > 0)'
                         ),
                     ),
                     "stat",
@@ -73,7 +74,8 @@ PAGE = Page(
                     COUNT,
                     (
                         Query(
-                            f'sum by (model) (max by (model, state) (penstock_replicas{{{MODEL}, state=~"ready|busy"}}))',
+                            "max by (model) (sum by (model, instance, worker) "
+                            f'(penstock_replicas{{{MODEL}, state=~"ready|busy"}}))',
                             "{{model}}",
                         ),
                     ),
@@ -120,6 +122,32 @@ PAGE = Page(
                     width=12,
                     limits=(1, 14.4),
                 ),
+                Panel(
+                    "Limits in force",
+                    "The time that a good request stays under, by the configuration of now.",
+                    SECONDS,
+                    (
+                        Query(
+                            f"max by (model, objective) (penstock_slo_limit_seconds{{{MODEL}}})",
+                            "{{model}} {{objective}}",
+                        ),
+                    ),
+                    "stat",
+                    12,
+                ),
+                Panel(
+                    "Targets in force",
+                    "The share of the requests that must be good.",
+                    PERCENT,
+                    (
+                        Query(
+                            f"max by (model, objective) (penstock_slo_target_ratio{{{MODEL}}})",
+                            "{{model}} {{objective}}",
+                        ),
+                    ),
+                    "stat",
+                    12,
+                ),
             ),
         ),
         Row(
@@ -164,9 +192,9 @@ PAGE = Page(
                 ),
                 Panel(
                     "Whole requests",
-                    "Arrival to the last byte; it grows with the length of answers.",
+                    "Arrival to the last byte, of those that have their whole answer; it grows with the length of answers.",
                     SECONDS,
-                    quantiles("penstock_request_duration_seconds", "model"),
+                    quantiles("penstock_request_duration_seconds", "model", ', outcome="complete"'),
                 ),
             ),
         ),
@@ -178,14 +206,29 @@ PAGE = Page(
                     "Requests that ended with an error. The codes are those of the answers and of the log.",
                     PER_SECOND,
                     (Query(rate("penstock_errors_total", "model, code"), "{{model}} {{code}}"),),
-                    width=12,
                 ),
                 Panel(
                     "Limits hit",
                     "Requests that a limit of their own caller refused: rate, tokens, parallel requests, budget.",
                     PER_SECOND,
                     (Query(rate("penstock_limits_hit_total", "limit"), "{{limit}}"),),
-                    width=12,
+                ),
+                Panel(
+                    "Refused without an engine",
+                    "Routes that there are not (a client's base URL is wrong), keys that are none, and connections ended "
+                    "before there was a request: too many of them (gateway.connections_max), or no HTTP.",
+                    PER_SECOND,
+                    (
+                        Query(
+                            "sum by (code) (rate(penstock_connections_refused_total[$__rate_interval]))",
+                            "{{code}}",
+                        ),
+                        Query(
+                            "sum by (route, status) (rate(penstock_api_requests_total"
+                            '{route!="/ready", status=~"[45].."}[$__rate_interval]))',
+                            "{{route}} {{status}}",
+                        ),
+                    ),
                 ),
             ),
         ),

@@ -10,8 +10,8 @@ Source = Literal["prometheus", "clickhouse"]
 
 # Units by Grafana's names for them.
 SECONDS, PERCENT, COUNT, PER_SECOND = "s", "percentunit", "short", "reqps"
-BYTES, WATTS, CELSIUS, HERTZ, JOULES, USD, TOKENS_PER_SECOND = (
-    *("bytes", "watt", "celsius", "hertz", "joule", "currencyUSD", "cps"),
+BYTES, BYTES_PER_SECOND, WATTS, CELSIUS, HERTZ, JOULES, USD, TOKENS_PER_SECOND = (
+    *("bytes", "Bps", "watt", "celsius", "hertz", "joule", "currencyUSD", "cps"),
 )
 
 MODEL = 'model=~"$model"'
@@ -79,13 +79,16 @@ class Page:
         return frozenset(panel.source for panel in self.panels)
 
 
-def quantiles(metric: str, by: str = "", *, of: tuple[float, ...] = (0.5, 0.95, 0.99)) -> tuple[Query, ...]:
-    """Quantiles of a histogram of the chosen models, by its boundaries."""
+def quantiles(
+    metric: str, by: str = "", more: str = "", *, of: tuple[float, ...] = (0.5, 0.95, 0.99)
+) -> tuple[Query, ...]:
+    """Quantiles of a histogram of the chosen models, by its boundaries; nothing where nothing was measured."""
     labels = f"le, {by}" if by else "le"
     name = f"{{{{{by}}}}} " if by else ""
     return tuple(
         Query(
-            f"histogram_quantile({share}, sum by ({labels}) (rate({metric}_bucket{{{MODEL}}}[$__rate_interval])))",
+            f"histogram_quantile({share}, sum by ({labels}) "
+            f"(rate({metric}_bucket{{{MODEL}{more}}}[$__rate_interval]))) >= 0",
             f"{name}p{round(share * 100)}",
         )
         for share in of

@@ -17,17 +17,18 @@ from penstock.render.dashboards.page import (
 )
 
 
-def _spent(*metrics: str) -> str:
-    """Seconds that all requests together spent in a second, in the first of these and not in the others.
+def _spent(metric: str) -> str:
+    """Seconds that all requests together spent so in a second.
 
     By Little's law that is how many requests are in this phase at a time; such numbers add up.
     """
-    first, *others = (f"sum(rate({metric}_sum{{{MODEL}}}[$__rate_interval]))" for metric in metrics)
-    return " - ".join((first, *(f"({other} or vector(0))" for other in others)))
+    return f"(sum(rate(penstock_{metric}_seconds_sum{{{MODEL}}}[$__rate_interval])) or vector(0))"
 
 
-_LINE, _OVERHEAD = "penstock_queue_wait_seconds", "penstock_gateway_overhead_seconds"
-_TTFT, _WHOLE = "penstock_ttft_seconds", "penstock_request_duration_seconds"
+_LINE, _OVERHEAD = _spent("queue_wait"), _spent("gateway_overhead")
+# Of streams alone; with plain requests beside them it is too small by their time in line, and what follows too large.
+_TO_FIRST_TOKEN = f"clamp_min({_spent('ttft')} - {_LINE} - {_OVERHEAD}, 0)"
+_AFTER = f"clamp_min({_spent('request_duration')} - {_LINE} - {_OVERHEAD} - {_TO_FIRST_TOKEN}, 0)"
 
 PAGE = Page(
     "penstock-slow",
@@ -40,14 +41,14 @@ PAGE = Page(
                 Panel(
                     "Requests in each phase",
                     "How many are at a time in line; in the gateway's own hands; at an engine before their first token (its "
-                    "queue, and prefill); and at one after it (decode; plain requests are there all the time). The widest "
-                    "band is where to look.",
+                    "queue, and prefill; a client's slow upload too); and at one after it (decode; plain requests are there "
+                    "all the time). The widest band is where to look.",
                     COUNT,
                     (
-                        Query(_spent(_LINE), "in line"),
-                        Query(_spent(_OVERHEAD), "gateway"),
-                        Query(f"clamp_min({_spent(_TTFT, _LINE, _OVERHEAD)}, 0)", "to the first token"),
-                        Query(f"clamp_min({_spent(_WHOLE, _TTFT)}, 0)", "decode"),
+                        Query(_LINE, "in line"),
+                        Query(_OVERHEAD, "gateway"),
+                        Query(_TO_FIRST_TOKEN, "to the first token"),
+                        Query(_AFTER, "decode"),
                     ),
                     width=16,
                     stacked=True,
@@ -113,7 +114,8 @@ PAGE = Page(
                 ),
                 Panel(
                     "Gateway overhead",
-                    "Arrival to the first attempt without the wait in line. Milliseconds mean that the gateway has no core.",
+                    "Arrival to the first attempt, without the waits for the body and in line. Milliseconds mean that the gateway "
+                    "has no core, or that Redis is slow.",
                     SECONDS,
                     quantiles("penstock_gateway_overhead_seconds"),
                 ),
@@ -123,16 +125,26 @@ PAGE = Page(
             "Streams",
             (
                 Panel(
+                    "Gaps between tokens",
+                    "As they were sent, of one stream in eight. A high p99 over a low p50: prompts of others come between "
+                    "the tokens, the engine preempts, or answers are continued elsewhere. Both high: its steps are long.",
+                    SECONDS,
+                    quantiles("penstock_itl_seconds", "model", of=(0.5, 0.99)),
+                    width=12,
+                ),
+                Panel(
                     "Open streams",
                     "Answers under way.",
                     COUNT,
                     (Query(f"sum by (model) (penstock_streams{{{MODEL}}})", "{{model}}"),),
+                    width=12,
                 ),
                 Panel(
                     "Longest silence",
                     "Of a stream whose client reads. Much more than a token's time: an engine stalls or preempts.",
                     SECONDS,
                     (Query(f"max by (model) (penstock_stream_silence_max_seconds{{{MODEL}}})", "{{model}}"),),
+                    width=12,
                     limits=(5, 20),
                 ),
                 Panel(
@@ -141,6 +153,7 @@ PAGE = Page(
                     "quieter machine.",
                     SECONDS,
                     (Query("max(penstock_event_loop_lag_seconds)", "gateway"),),
+                    width=12,
                     limits=(0.05, 0.25),
                 ),
             ),
@@ -162,6 +175,12 @@ PAGE = Page(
                         Query(rate("penstock_continuations_total", "model"), "{{model}} continued"),
                         Query(rate("penstock_hedges_total", "model"), "{{model}} hedged"),
                     ),
+                ),
+                Panel(
+                    "Answers given again",
+                    "By an `Idempotency-Key` that was known: no engine had work.",
+                    PER_SECOND,
+                    (Query(rate("penstock_replays_total", "model"), "{{model}}"),),
                 ),
                 Panel(
                     "Requests at each replica",

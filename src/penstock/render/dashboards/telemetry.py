@@ -52,8 +52,8 @@ PAGE = Page(
                     BYTES,
                     (
                         Query(
-                            'sum by (instance) (process_resident_memory_bytes{job="penstock-gateway"})',
-                            "{{instance}}",
+                            'max by (instance, worker) (process_resident_memory_bytes{job="penstock-gateway"})',
+                            "{{instance}} {{worker}}",
                         ),
                     ),
                 ),
@@ -74,11 +74,47 @@ PAGE = Page(
                     COUNT,
                     (
                         Query(
-                            "sum by (result) (increase(penstock_config_reloads_total[1h]))",
+                            "sum by (result) (max by (instance, result) (increase(penstock_config_reloads_total[1h])))",
                             "reload {{result}}",
                         ),
                         Query("sum(increase(penstock_bugs_total[1h]))", "bugs"),
                     ),
+                ),
+                Panel(
+                    "Under way",
+                    "Requests that each process works on. One that drains takes no more.",
+                    COUNT,
+                    (
+                        Query(
+                            "sum by (instance, worker) (penstock_requests_in_progress)",
+                            "{{instance}} {{worker}}",
+                        ),
+                        Query(
+                            "max by (instance, worker) (penstock_draining) > 0",
+                            "{{instance}} {{worker}} drains",
+                        ),
+                    ),
+                ),
+                Panel(
+                    "Configurations put in force",
+                    "By each process since it was started. All of one gateway shall say the same.",
+                    COUNT,
+                    (
+                        Query(
+                            "max by (instance, worker) (penstock_config_generation)",
+                            "{{instance}} {{worker}}",
+                        ),
+                    ),
+                ),
+                Panel(
+                    "Versions",
+                    "What runs, and how many processes of it.",
+                    COUNT,
+                    (
+                        Query("count by (version) (penstock_build_info)", "gateway {{version}}"),
+                        Query("count by (version) (penstock_exporter_build_info)", "exporter {{version}}"),
+                    ),
+                    "stat",
                 ),
             ),
         ),
@@ -109,6 +145,40 @@ PAGE = Page(
                     SECONDS,
                     (Query("max by (source) (penstock_exporter_read_age_seconds)", "{{source}}"),),
                     limits=(30, 60),
+                ),
+                Panel(
+                    "Readings",
+                    "How long the exporter's last reading of each source took.",
+                    SECONDS,
+                    (Query("max by (source) (penstock_exporter_read_seconds)", "{{source}}"),),
+                ),
+                Panel(
+                    "Readings in a second",
+                    "By the exporter, of each source.",
+                    PER_SECOND,
+                    (
+                        Query(
+                            "sum by (source) (rate(penstock_exporter_reads_total[$__rate_interval]))",
+                            "{{source}}",
+                        ),
+                    ),
+                ),
+                Panel(
+                    "The exporter's processor",
+                    "Cores used; about a hundredth of one.",
+                    COUNT,
+                    (
+                        Query(
+                            "sum by (instance) (rate(penstock_exporter_cpu_seconds_total[$__rate_interval]))",
+                            "{{instance}}",
+                        ),
+                    ),
+                ),
+                Panel(
+                    "The exporter's memory",
+                    "It stays where it is.",
+                    BYTES,
+                    (Query("max by (instance) (penstock_exporter_memory_bytes)", "{{instance}}"),),
                 ),
                 Panel(
                     "Scrapes",

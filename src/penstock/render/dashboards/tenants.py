@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from penstock.render.dashboards.page import (
     COUNT,
-    MODEL,
+    PER_SECOND,
     PERCENT,
     SECONDS,
     USD,
@@ -29,11 +29,7 @@ PAGE = Page(
                     "Cost by model",
                     "At the configured prices, in an hour.",
                     USD,
-                    (
-                        Query(
-                            f"sum by (model) (increase(penstock_cost_usd_total{{{MODEL}}}[1h]))", "{{model}}"
-                        ),
-                    ),
+                    (Query("sum by (model) (increase(penstock_cost_usd_total[1h]))", "{{model}}"),),
                 ),
                 Panel(
                     "Cost by tenant and day",
@@ -131,6 +127,12 @@ PAGE = Page(
                     limits=(1, 1),
                 ),
                 Panel(
+                    "Lines of the journal",
+                    "Two for each request.",
+                    PER_SECOND,
+                    (Query("sum(rate(penstock_journal_lines_total[$__rate_interval]))", "lines"),),
+                ),
+                Panel(
                     "Ledger",
                     "1 while the ledger can't take in the journal, and what of the journal could not be read.",
                     COUNT,
@@ -146,6 +148,12 @@ PAGE = Page(
                     COUNT,
                     (Query("max(penstock_clickhouse_unsent_rows)", "waiting"),),
                     limits=(100_000, 10_000_000),
+                ),
+                Panel(
+                    "Rows that ClickHouse has taken",
+                    "In a second. They go in batches, some each quarter of a minute.",
+                    PER_SECOND,
+                    (Query("sum(rate(penstock_clickhouse_sent_rows_total[$__rate_interval]))", "rows"),),
                 ),
             ),
         ),

@@ -1,5 +1,5 @@
 -- One row for each admitted request. A row that has to be taken back is followed by its like with the sign -1:
--- count by sum(sign), and add up by sum(x * sign), or read FROM llm_requests FINAL.
+-- count by sum(sign), and add up by sum(x * sign), or read FROM llm_requests FINAL. Rows leave a week at a time.
 CREATE TABLE IF NOT EXISTS llm_requests
 (
     entry_id String CODEC(ZSTD(1)),
@@ -35,7 +35,7 @@ CREATE TABLE IF NOT EXISTS llm_requests
     INDEX by_request_id request_id TYPE bloom_filter(0.01) GRANULARITY 4
 )
 ENGINE = CollapsingMergeTree(sign)
-PARTITION BY toYYYYMM(ended_at)
+PARTITION BY toMonday(ended_at)
 ORDER BY (tenant, model, ended_at, entry_id)
 TTL toDateTime(ended_at) + INTERVAL $requests_keep_days DAY
-SETTINGS non_replicated_deduplication_window = 10000, ttl_only_drop_parts = 1;
+SETTINGS non_replicated_deduplication_window = 100000, ttl_only_drop_parts = 1;

@@ -15,7 +15,7 @@ ENGINE = SummingMergeTree
 PARTITION BY toYYYYMM(day)
 ORDER BY (day, tenant, key_id, model)
 TTL day + INTERVAL $usage_keep_days DAY
-SETTINGS non_replicated_deduplication_window = 10000;
+SETTINGS non_replicated_deduplication_window = 100000;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS llm_usage_daily_from_requests TO llm_usage_daily AS
 SELECT

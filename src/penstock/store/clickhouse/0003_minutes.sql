@@ -17,7 +17,7 @@ ENGINE = AggregatingMergeTree
 PARTITION BY toYYYYMM(minute)
 ORDER BY (model, tenant, minute)
 TTL minute + INTERVAL $minutes_keep_days DAY
-SETTINGS non_replicated_deduplication_window = 10000;
+SETTINGS non_replicated_deduplication_window = 100000;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS llm_minutes_from_requests TO llm_minutes AS
 SELECT

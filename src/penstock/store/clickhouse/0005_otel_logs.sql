@@ -16,7 +16,9 @@ CREATE TABLE IF NOT EXISTS otel_logs
     ScopeAttributes Map(LowCardinality(String), String) CODEC(ZSTD(1)),
     LogAttributes Map(LowCardinality(String), String) CODEC(ZSTD(1)),
     EventName String CODEC(ZSTD(1)),
+    RequestId String MATERIALIZED LogAttributes['request_id'] CODEC(ZSTD(1)),
     INDEX by_trace_id TraceId TYPE bloom_filter(0.001) GRANULARITY 1,
+    INDEX by_request_id RequestId TYPE bloom_filter(0.01) GRANULARITY 1,
     INDEX by_attribute_key mapKeys(LogAttributes) TYPE bloom_filter(0.01) GRANULARITY 1,
     INDEX by_attribute_value mapValues(LogAttributes) TYPE bloom_filter(0.01) GRANULARITY 1,
     INDEX by_word Body TYPE tokenbf_v1(32768, 3, 0) GRANULARITY 8

@@ -13,10 +13,11 @@ from penstock.core.config import ClickHouseConfig
 _NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 _DAY_S = 86_400
 
-APPLIED_TABLE = """CREATE TABLE IF NOT EXISTS penstock_migrations
+APPLIED_TABLE = "penstock_migrations"
+MAKE_APPLIED_TABLE = f"""CREATE TABLE IF NOT EXISTS {APPLIED_TABLE}
 (number UInt32, name String, applied_at DateTime DEFAULT now())
 ENGINE = MergeTree ORDER BY number"""
-APPLIED = "SELECT DISTINCT number FROM penstock_migrations ORDER BY number"
+APPLIED = f"SELECT DISTINCT number FROM {APPLIED_TABLE} ORDER BY number"  # noqa: S608 - ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +30,10 @@ class Migration:
 
     @property
     def statements(self) -> tuple[str, ...]:
-        """Its statements, to be run one after the other; each can be run again."""
+        """Its statements, to be run one after the other; each can be run again. The last notes that it was applied."""
         parts = (part.strip() for part in self.text.split(";\n"))
-        return tuple(part for part in parts if _without_comments(part))
-
-    @property
-    def mark(self) -> str:
-        """The statement that notes that it was applied."""
-        return f"INSERT INTO penstock_migrations (number, name) VALUES ({self.number}, '{self.name}')"  # noqa: S608 - ours
+        mark = f"INSERT INTO {APPLIED_TABLE} (number, name) VALUES ({self.number}, '{self.name}')"  # noqa: S608 - ours
+        return (MAKE_APPLIED_TABLE, *(part for part in parts if _without_comments(part)), mark)
 
 
 def migrations(config: ClickHouseConfig) -> tuple[Migration, ...]:

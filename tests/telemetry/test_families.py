@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from penstock.exporter.exporter import METRICS
-from penstock.exporter.families import VALUE_CHARS_MAX, Families, Kind, Metric, exposition
+from penstock.telemetry.families import VALUE_CHARS_MAX, Families, Family, exposition, number
 
-HEAT = Metric("penstock_gpu_temperature_celsius", Kind.GAUGE, "Of its chip.", ("gpu", "name"))
-READS = Metric("penstock_exporter_reads_total", Kind.COUNTER, "Readings.")
+HEAT = Family("penstock_gpu_temperature_celsius", "gauge", "Of its chip.", ("gpu", "name"))
+READS = Family("penstock_exporter_reads_total", "counter", "Readings.")
 
 
 def test_what_is_written_is_what_prometheus_reads() -> None:
@@ -58,10 +60,16 @@ def test_a_long_name_is_cut() -> None:
     assert len(exposition(families)) < VALUE_CHARS_MAX + 300
 
 
-def test_names_are_unique_have_a_text_and_follow_the_rules() -> None:
-    assert len({metric.name for metric in METRICS}) == len(METRICS)
-    for metric in METRICS:
-        assert metric.name.startswith(("penstock_gpu_", "penstock_host_", "penstock_exporter_", "llm_"))
-        assert metric.name.endswith("_total") is (metric.kind is Kind.COUNTER), metric.name
-        assert metric.text.endswith("."), metric.name
-        assert metric.source, metric.name
+@given(st.one_of(st.integers(-(2**70), 2**70), st.floats(), st.booleans()))
+def test_a_number_is_read_as_what_it_was(value: float) -> None:
+    read = float(number(value))
+
+    assert read == float(value) or (math.isnan(read) and math.isnan(value))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(3, "3"), (3.0, "3"), (True, "1"), (0.25, "0.25"), (8e9, "8000000000"), (1e300, "1e+300")],
+)
+def test_whole_numbers_are_written_as_such(value: float, text: str) -> None:
+    assert number(value) == text
