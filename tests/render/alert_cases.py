@@ -474,15 +474,17 @@ _ENGINE_CASES = (
     Case(
         "EngineTargetDown",
         {
-            **series("llm_up", "0x80", engine="vllm", **ENGINE, **EXPORTER),
+            **series("llm_up", "1x4 0x80", engine="vllm", **ENGINE, **EXPORTER),
             **series("penstock_replica_state", "1x80", state="ready", **ENGINE),
         },
         {"engine": "vllm", **ENGINE, **EXPORTER},
         (
             {
-                **series("llm_up", "0x80", engine="vllm", **ENGINE, **EXPORTER),
+                **series("llm_up", "1x4 0x80", engine="vllm", **ENGINE, **EXPORTER),
                 **series("penstock_replica_state", "1x80", state="loading", **ENGINE),
             },
+            # an engine that has no such page
+            series("llm_up", "0x80", engine="transformers", **ENGINE, **EXPORTER),
             {
                 **series("llm_up", "1x80", engine="vllm", **ENGINE, **EXPORTER),
                 **series("penstock_replica_state", "1x80", state="ready", **ENGINE),
@@ -491,9 +493,12 @@ _ENGINE_CASES = (
     ),
     Case(
         "EngineTargetDown",
-        series("up", "0x80", job="penstock-engines", instance="e:8000", **ENGINE),
+        series("up", "1x4 0x80", job="penstock-engines", instance="e:8000", **ENGINE),
         {"job": "penstock-engines", "instance": "e:8000", **ENGINE},
-        (series("up", "1x10 0x2 1x80", job="penstock-engines", instance="e:8000", **ENGINE),),
+        (
+            series("up", "1x10 0x2 1x80", job="penstock-engines", instance="e:8000", **ENGINE),
+            series("up", "0x80", job="penstock-engines", instance="e:8000", **ENGINE),
+        ),
     ),
     Case(
         "EngineMissing",
@@ -509,6 +514,11 @@ _ENGINE_CASES = (
             },
             # taken out of the configuration
             series("vllm:num_requests_running", "0x240 _x200", engine="0", **ENGINE),
+            {  # served, while nobody reads its metrics
+                **series("vllm:num_requests_running", "0x240 _x200", engine="0", **ENGINE),
+                **series("penstock_replicas", "1x440", model="m", state="ready"),
+                **series("penstock_replicas", "0x440", model="m", state="starting"),
+            },
         ),
         minutes=80,
     ),
@@ -729,9 +739,30 @@ _TELEMETRY_CASES = (
     Case("Watchdog", {}, {}, ()),
     Case(
         "ExporterDown",
-        series("up", "0x80", job="penstock-exporter", instance="g"),
+        series("up", "1x4 0x80", job="penstock-exporter", instance="g"),
         {"job": "penstock-exporter", "instance": "g"},
-        (series("up", "1x20 0x10 1x80", job="penstock-exporter", instance="g"),),
+        (
+            series("up", "1x20 0x10 1x80", job="penstock-exporter", instance="g"),
+            # nobody runs one, which is asked for all the same; the supervisor runs other parts
+            {
+                **series("up", "0x80", job="penstock-exporter", instance="g"),
+                **series("penstock_part_life", "1x80", part="m-0", life="running", **GATEWAY),
+            },
+        ),
+    ),
+    Case(
+        "ExporterDown",  # a supervisor runs one that has not answered yet
+        {
+            **series("up", "0x80", job="penstock-exporter", instance="e"),
+            **series("penstock_part_life", "1x80", part="exporter", life="waiting", **GATEWAY),
+        },
+        {"job": "penstock-exporter", "instance": "e"},
+        (
+            {
+                **series("up", "0x8 1x80", job="penstock-exporter", instance="e"),
+                **series("penstock_part_life", "1x80", part="exporter", life="running", **GATEWAY),
+            },
+        ),
     ),
     level(
         "penstock_exporter_read_age_seconds", 90, 3, {"alert": "ExporterBehind", "source": "gpu", **EXPORTER}
@@ -756,8 +787,17 @@ _TELEMETRY_CASES = (
     Case(
         "AlertmanagerUnreachable",
         series("prometheus_notifications_alertmanagers_discovered", "0x80", **PROMETHEUS),
-        PROMETHEUS,
+        {"instance": "p"},
         (series("prometheus_notifications_alertmanagers_discovered", "1x80", **PROMETHEUS),),
+    ),
+    Case(
+        "AlertmanagerUnreachable",  # it is known and does not take what it is told
+        {
+            **series("prometheus_notifications_alertmanagers_discovered", "1x80", **PROMETHEUS),
+            **series("prometheus_notifications_errors_total", "0+1x80", alertmanager="a", **PROMETHEUS),
+        },
+        {"instance": "p"},
+        (series("prometheus_notifications_errors_total", "7x80", alertmanager="a", **PROMETHEUS),),
     ),
     Case(
         "NotificationsFailing",

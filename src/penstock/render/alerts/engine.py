@@ -20,7 +20,9 @@ ENGINE = (
     ),
     Alert(
         "EngineTargetDown",
-        '(llm_up == 0 or up{job="penstock-engines"} == 0)\n'
+        # of one that has shown them within the day: not every engine has such a page
+        "(llm_up == 0 and max_over_time(llm_up[1d]) > 0\n"
+        'or up{job="penstock-engines"} == 0 and max_over_time(up{job="penstock-engines"}[1d]) > 0)\n'
         'unless on (model, replica) penstock_replica_state{state=~"starting|loading|warming"}',
         120,
         TICKET,
@@ -28,12 +30,12 @@ ENGINE = (
     ),
     Alert(
         "EngineMissing",
-        # of a model that is still configured
+        # of a model that is still configured, and that nobody serves: where only its metrics are away, that is no page
         "count by (model) (llm:requests_running offset 1h) unless count by (model) (llm:requests_running)\n"
-        "and on (model) penstock_replicas",
+        'and on (model) sum by (model) (penstock_replicas{state=~"ready|busy"}) == 0',
         300,
         PAGE,
-        "no engine of {{ $labels.model }} shows metrics any more; an hour ago {{ $value }} did",
+        "no engine of {{ $labels.model }} is there any more; an hour ago {{ $value }} were",
     ),
     Alert(
         "EngineCrashLoop",
@@ -82,7 +84,7 @@ ENGINE = (
         "sum by (model, replica) (rate(vllm:admission_rejections_total[5m])) > 0",
         600,
         TICKET,
-        f"{_REPLICA} turns requests away: its own queue is full",
+        f"{_REPLICA} turns {{{{ $value | humanize }}}} requests a second away: its own queue is full",
     ),
     Alert(
         "PrefixCacheCollapse",

@@ -7,6 +7,7 @@ from penstock.render.rule import Alert, Severity
 PAGE, TICKET, INFO = Severity.PAGE, Severity.TICKET, Severity.INFO
 _MODEL = "{{ $labels.model }}"
 _PERCENT = "{{ $value | humanizePercentage }}"
+_COUNT = "{{ $value | humanize }}"
 
 GATEWAY = (
     Alert(
@@ -50,7 +51,7 @@ GATEWAY = (
         "> on (model) group_left 0.01 * llm:gateway_requests:rate5m",
         600,
         TICKET,
-        f"{_MODEL}: requests are turned away: {{{{ $labels.reason }}}}",
+        f"{_MODEL}: {_COUNT} requests a second are turned away: {{{{ $labels.reason }}}}",
     ),
     Alert(
         "StreamsStalled",
@@ -65,21 +66,21 @@ GATEWAY = (
         "> 0.01 * llm:gateway_requests:rate5m",
         300,
         TICKET,
-        f"{_MODEL}: answers break off, {{{{ $value | humanize }}}} in a second",
+        f"{_MODEL}: {_COUNT} answers a second break off",
     ),
     Alert(
         "ContinuationsHigh",
         "sum by (model) (rate(penstock_continuations_total[10m])) > 0.02 * llm:gateway_requests:rate5m",
         600,
         TICKET,
-        f"{_MODEL}: engines are lost amid their answers, which others go on with",
+        f"{_MODEL}: engines are lost amid {_COUNT} answers a second, which others go on with",
     ),
     Alert(
         "RetriesHigh",
         "llm:gateway_retries:rate5m > 0.05 * llm:gateway_requests:rate5m",
         300,
         TICKET,
-        f"{_MODEL}: many attempts fail and are made again; a tenth of the traffic is all that may be",
+        f"{_MODEL}: {_COUNT} attempts a second are made again; a tenth of the traffic may be",
     ),
     Alert(
         "NoReplicaReady",
@@ -107,14 +108,14 @@ GATEWAY = (
         'sum by (instance) (rate(penstock_errors_total{code=~"invalid_api_key|missing_api_key|key_.*"}[5m])) > 1',
         600,
         INFO,
-        "{{ $value | humanize }} requests in a second come with a key that is none",
+        "{{ $value | humanize }} requests a second come to {{ $labels.instance }} with a key that is none",
     ),
     Alert(
         "BudgetExhausted",
         'sum by (model, limit) (increase(penstock_limits_hit_total{limit=~"usd_per_.*"}[15m])) > 0',
         0,
         INFO,
-        f"{_MODEL}: requests are refused because a tenant's {{{{ $labels.limit }}}} is spent",
+        f"{_MODEL}: {_COUNT} requests were refused in a quarter of an hour: {{{{ $labels.limit }}}} is spent",
     ),
     Alert(
         "LimitsHit",
@@ -122,7 +123,7 @@ GATEWAY = (
         "> on (model) group_left 0.2 * llm:gateway_requests:rate5m",
         900,
         INFO,
-        f"{_MODEL}: a fifth of the requests hit the limit {{{{ $labels.limit }}}}",
+        f"{_MODEL}: {_COUNT} requests a second, a fifth of all or more, hit {{{{ $labels.limit }}}}",
     ),
     Alert(
         "ConfigReloadFailed",
@@ -136,7 +137,7 @@ GATEWAY = (
         "sum by (instance) (increase(penstock_bugs_total[15m])) > 0",
         0,
         TICKET,
-        "the gateway at {{ $labels.instance }} met a bug; its log has it",
+        "the gateway at {{ $labels.instance }} met bugs ({{ $value | humanize }}); its log has them",
     ),
     Alert(
         "GatewayLoopSlow",

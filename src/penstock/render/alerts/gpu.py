@@ -28,7 +28,7 @@ GPU = (
         'increase(penstock_gpu_ecc_errors_total{kind="uncorrected"}[15m]) > 0',
         0,
         PAGE,
-        f"{_GPU}: memory errors that could not be corrected",
+        f"{_GPU}: memory errors that could not be corrected ({{{{ $value | humanize }}}})",
     ),
     Alert(
         "GpuRowRemapFailed",
@@ -49,7 +49,7 @@ GPU = (
         'delta(penstock_gpu_remapped_rows{cause="corrected"}[1d]) > 8',
         0,
         TICKET,
-        f"{_GPU}: {{{{ $value }}}} rows of memory were remapped within a day: it wears out",
+        f"{_GPU}: {{{{ $value | humanize }}}} rows of memory were remapped within a day: it wears out",
     ),
     Alert(
         "GpuXidFatal",
@@ -114,7 +114,7 @@ GPU = (
         "increase(penstock_gpu_pcie_replays_total[15m]) > 100",
         900,
         TICKET,
-        f"{_GPU}: {{{{ $value | humanize }}}} transfers over PCIe had to be repeated in a quarter of an hour",
+        f"{_GPU}: {{{{ $value | humanize }}}} transfers over PCIe were repeated in a quarter of an hour",
     ),
     Alert(
         "GpuIdleCost",

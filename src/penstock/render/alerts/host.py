@@ -34,7 +34,7 @@ HOST = (
         "increase(penstock_host_oom_kills_total[15m]) > 0",
         0,
         TICKET,
-        "{{ $labels.instance }}: the kernel killed a process for want of memory",
+        "{{ $labels.instance }}: the kernel killed processes for want of memory ({{ $value | humanize }})",
     ),
     Alert(
         "HostFilesNearlyOut",

@@ -14,7 +14,9 @@ TELEMETRY = (
     ),
     Alert(
         "ExporterDown",
-        'up{job="penstock-exporter"} == 0',
+        # where there is one: it answered within three days, or a supervisor runs it
+        'up{job="penstock-exporter"} == 0 and max_over_time(up{job="penstock-exporter"}[3d]) > 0\n'
+        'or up{job="penstock-exporter"} == 0 and on () penstock_part_life{part="exporter"}',
         300,
         Severity.TICKET,
         "the exporter at {{ $labels.instance }} does not answer: nothing is known of GPUs and machine",
@@ -58,10 +60,12 @@ TELEMETRY = (
     ),
     Alert(
         "AlertmanagerUnreachable",
-        "prometheus_notifications_alertmanagers_discovered < 1",
+        # it is asked by name, so that it counts as known whether it is there or not: what could not be told shows it
+        "min by (instance) (prometheus_notifications_alertmanagers_discovered) < 1\n"
+        "or sum by (instance) (rate(prometheus_notifications_errors_total[5m])) > 0",
         300,
         Severity.TICKET,
-        "Prometheus at {{ $labels.instance }} knows no Alertmanager",
+        "Prometheus at {{ $labels.instance }} can't tell any Alertmanager of its alerts",
     ),
     Alert(
         "NotificationsFailing",
