@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from penstock.assembly.delivering import Delivering, DeliveryReport, deliver_apart
@@ -124,7 +125,11 @@ def test_a_ledger_that_was_made_again_sends_nothing_twice(server: ClickHouseServ
 
 
 def test_a_row_that_is_taken_back_is_taken_back_there(server: ClickHouseServer, home: Path) -> None:
-    put(home / "journal", "1-1-1.jsonl", begin_line("e1"))
+    put(
+        home / "journal",
+        "1-1-1.jsonl",
+        msgspec.structs.replace(begin_line("e1"), started_at=NOON + 0.1234567),
+    )
     ingest(home)
     deliver(home, server)
     put(home / "journal", "2-2-1.jsonl", end_line("e1", completion_tokens=7))

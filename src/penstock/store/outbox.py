@@ -42,7 +42,11 @@ _TABLES = (
 _ON_INSERT = """CREATE TRIGGER note_row AFTER INSERT ON requests BEGIN
     INSERT INTO unsent (entry_id) VALUES (new.entry_id);
 END"""
-_OLD = ", ".join(f"'{name}', old.{name}" for name in COLUMNS)
+# JSON of SQLite's own has 15 digits of a number, and a time of today needs 17; `quote` gives them all
+_OLD = ", ".join(
+    f"'{name}', json(lower(quote(old.{name})))" if name.endswith("_at") else f"'{name}', old.{name}"
+    for name in COLUMNS
+)
 _ON_DELETE = f"""CREATE TRIGGER note_no_row AFTER DELETE ON requests BEGIN
     INSERT INTO unsent (entry_id, taken_back) SELECT old.entry_id, json_object({_OLD})
         WHERE NOT EXISTS (
