@@ -106,6 +106,24 @@ def test_rows_that_waited_longer_than_they_are_kept_count(server: ClickHouseServ
     assert sums(server) == [["2", "14", "10"]]
 
 
+def test_rows_that_waited_longer_than_they_are_kept_count_beside_what_is_sent_again(
+    server: ClickHouseServer, home: Path
+) -> None:
+    ingest(home)
+    put(home / "journal", "1-1-1.jsonl", line("young", NOON))
+    ingest(home)
+    deliver(home, server)
+    put(home / "journal", "2-2-1.jsonl", line("waited", LONG_AGO))
+    ingest(home)
+    with closing(sqlite3.connect(home / "usage.sqlite", isolation_level=None)) as db:
+        again = Outbox(db).send_again(0.0)
+    reports = [deliver(home, server), deliver(home, server)]
+
+    assert again == 1
+    assert [report.left_out for report in reports] == [0, 0]
+    assert sums(server) == [["2", "14", "10"]]
+
+
 @pytest.mark.parametrize("arrived", [True, False])
 def test_a_batch_that_comes_again_after_the_server_has_forgotten_it_counts_once(
     server: ClickHouseServer, home: Path, arrived: bool

@@ -61,6 +61,11 @@ _AGAIN = """INSERT INTO unsent (entry_id) SELECT entry_id FROM requests r
     WHERE coalesce(ended_at, started_at) >= ?
         AND NOT EXISTS (SELECT * FROM unsent u WHERE u.entry_id = r.entry_id AND u.taken_back IS NULL)
     ORDER BY started_at"""
+_LAST = "SELECT coalesce(max(number), 0) FROM unsent"
+_NEVER_SENT = "FROM unsent WHERE number <= ? AND number > (SELECT old_until FROM outbox)"
+_BEHIND = (
+    f"INSERT INTO unsent (entry_id, taken_back) SELECT entry_id, taken_back {_NEVER_SENT} ORDER BY number"
+)
 _NUMBER_MAX = 2**63 - 1
 
 _FIRST_ROW = "json_extract(CAST(body AS TEXT), '$.rows[0].ended_at')"
@@ -129,10 +134,14 @@ class Outbox:
         if not self._exists():
             return 0
         with transaction(self.db):
+            (last,) = self.db.execute(_LAST).fetchone()
             noted = self.db.execute(_AGAIN, (since_s,)).rowcount
-            self.db.execute(
-                "UPDATE outbox SET old_until = coalesce((SELECT max(number) FROM unsent), old_until)"
-            )
+            if noted:
+                (until,) = self.db.execute(_LAST).fetchone()
+                # what was never sent goes behind them, and stays known as such
+                self.db.execute(_BEHIND, (last,))
+                self.db.execute(f"DELETE {_NEVER_SENT}", (last,))
+                self.db.execute("UPDATE outbox SET old_until = ?", (until,))
         return noted
 
     def count(self) -> int:
