@@ -258,6 +258,10 @@ def test_a_batch_with_what_is_taken_back_may_come_twice(server: ClickHouseServer
             "MODIFY TTL toDateTime(ended_at) + INTERVAL 1 DAY TO VOLUME 'default', toDate(ended_at) + INTERVAL 9 YEAR",
             0,
         ),
+        (
+            "MODIFY TTL toDateTime(ended_at) + INTERVAL 1 DAY RECOMPRESS CODEC(ZSTD(9)), toDate(ended_at) + INTERVAL 9 YEAR",
+            0,
+        ),
         ("REMOVE TTL", 0),
     ],
 )

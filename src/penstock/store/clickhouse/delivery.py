@@ -31,7 +31,7 @@ TOO_LARGE = "clickhouse_too_large"
 
 # Names of this many entries are longer than what ClickHouse reads of a query by itself.
 _QUERY_BYTES_MAX = str(BATCH_ROWS * 150)
-_INTERVAL = re.compile(r"(toInterval[A-Z][a-z]+\([0-9]{1,9}\))(?! TO (?:DISK|VOLUME))")
+_INTERVAL = re.compile(r"(toInterval[A-Z][a-z]+\([0-9]{1,9}\))(?! (?:TO (?:DISK|VOLUME)|RECOMPRESS) )")
 _MADE = (
     f"SELECT create_table_query FROM system.tables WHERE database = currentDatabase() AND name = '{TABLE}'"  # noqa: S608
     " FORMAT JSONCompactEachRow"
