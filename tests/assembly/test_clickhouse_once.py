@@ -180,6 +180,17 @@ def test_a_server_that_was_restored_from_a_backup_gets_what_it_lost_again(
     assert counted(server) == (3, 3, 3)
 
 
+def test_a_row_whose_clock_was_set_back_counts_once(server: ClickHouseServer, home: Path) -> None:
+    put(home / "journal", "1-1-1.jsonl", line("e1", NOON - 3600))
+    ingest(home)
+    deliver(home, server)
+    lose_ledger(home)
+    ingest(home)
+    deliver(home, server)
+
+    assert counted(server) == (1, 1, 1)
+
+
 def test_two_gateways_write_to_one_server_and_one_of_them_forgets(
     server: ClickHouseServer, tmp_path: Path
 ) -> None:
