@@ -27,12 +27,16 @@ Value = str | int | float | bool
 
 @dataclass
 class Collector:
-    """What has come: spans in their order, headers of the last request; `status` is what it answers by HTTP."""
+    """What has come: spans in their order, the service of each by its id, headers of the last request.
+
+    `status` is what it answers by HTTP.
+    """
 
     port: int = 0
     status: int = 200
     spans: list[Span] = field(default_factory=list)
     resource: dict[str, Value] = field(default_factory=dict)
+    services: dict[bytes, Value] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
     hold: threading.Event = field(default_factory=threading.Event)
 
@@ -48,6 +52,8 @@ class Collector:
             self.resource = attributes(resource_spans.resource)
             for scope_spans in resource_spans.scope_spans:
                 self.spans += scope_spans.spans
+                ids = (span.span_id for span in scope_spans.spans)
+                self.services |= dict.fromkeys(ids, self.resource.get("service.name", ""))
 
     def trace(self, trace_id: str) -> list[Span]:
         """The spans of this trace, by their start."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from penstock.assembly.engines import Engines
-from penstock.core.config import Config, ModelConfig
+from penstock.core.config import Config, ModelConfig, TracesConfig
 from penstock.core.config_sources import Loaded
 from penstock.core.errors import PenstockError
 from penstock.engines.client import EngineClient
@@ -21,6 +21,7 @@ from penstock.store.runtime import Drained, Holder, Lock
 from penstock.supervisor.keeper import Keeper
 from penstock.supervisor.room import Machine
 from penstock.supervisor.trees import Trees
+from tests.engines import installed
 from tests.supervisor.parts import Said
 
 MODEL = ModelConfig(name="m", engine="sim")
@@ -51,6 +52,24 @@ def test_a_new_replica_is_not_drained_as_one_of_its_name_was(engines: Engines, t
 
     assert keeper.part.name == "m-1"
     assert drained() == {"m-0", "other-0"}
+
+
+def test_engines_send_spans_where_the_configuration_in_force_says(engines: Engines, tmp_path: Path) -> None:
+    venv = installed.vllm(tmp_path / "venv", more='parser.add_argument("--otlp-traces-endpoint")')
+    model = ModelConfig(name="v", engine="vllm", source="demo", venv=str(venv))
+    traces = TracesConfig(endpoint="http://collector:4318", engines=True)
+
+    def argv() -> tuple[str, ...]:
+        (keeper,) = engines.keepers(model, [0])
+        return keeper.part.launch().argv
+
+    before = argv()
+    engines.adopt(Loaded(Config(models=(model,), traces=traces)))
+
+    assert "http://collector:4318/v1/traces" not in before
+    assert "http://collector:4318/v1/traces" in argv()
+    with pytest.raises(PenstockError, match=r"models\.0\.venv: traces\.engines needs opentelemetry-sdk"):
+        engines.check([model])
 
 
 def test_without_room_the_numbers_are_told_and_what_to_do(engines: Engines, tmp_path: Path) -> None:

@@ -86,3 +86,10 @@ def test_fewer_than_two_tokens_have_no_time_per_token(tokens: int | None) -> Non
 def test_an_answer_without_a_first_or_last_token_has_no_time_per_token() -> None:
     assert record(last_token_s=2.0, usage=Usage(7, 5)).tpot_s is None
     assert record(first_token_s=2.0, usage=Usage(7, 5)).tpot_s is None
+
+
+def test_answers_side_by_side_have_the_time_per_token_of_each() -> None:
+    both = record(first_token_s=101.0, last_token_s=103.0, usage=Usage(7, 10), answers=2)
+
+    assert both.tpot_s == 0.5
+    assert record(first_token_s=1.0, last_token_s=2.0, usage=Usage(7, 3), answers=2).tpot_s is None

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.e2e.processes import Gateway, Sim, penstock_up, ready_gateway, remote, sim_engine
+
+if TYPE_CHECKING:
+    from tests.e2e.observed import Observed
 
 DEMO = "penstock-demo"
 SIM = '[[models]]\nname = "sim-model"\naliases = ["gpt-4o-mini"]\nengine = "sim"\nreplicas = 2\n'
@@ -24,6 +28,15 @@ def demo_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
 def sim_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """`penstock up` with a simulated model of two replicas."""
     with penstock_up(tmp_path_factory.mktemp("sim"), SIM) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="session")
+def observed_vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
+    """`penstock up` with a real vLLM, of which everything is observed."""
+    from tests.e2e import observed  # which needs this module
+
+    with observed.observed_vllm(tmp_path_factory.mktemp("observed")) as stack:
         yield stack
 
 

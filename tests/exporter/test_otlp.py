@@ -11,10 +11,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
-from penstock.exporter.otlp import Push, PushError
+from penstock.exporter.otlp import Push, PushError, beginnings
 from penstock.telemetry.families import Families, Family, Gathered
 
-BEGUN_NS = 1_700_000_000_000_000_000
+NOW_NS = 1_700_000_000_000_000_000
 HEAT = Family("penstock_gpu_temperature_celsius", "gauge", "Of its chip.", ("gpu",))
 ENERGY = Family("penstock_gpu_energy_joules_total", "counter", "Since.", ("gpu",))
 
@@ -67,7 +67,7 @@ def receiver(status: int = 200, delay_s: float = 0.0, port: int = 0) -> Iterator
 
 @contextmanager
 def pushing(endpoint: str, timeout_s: float = 5.0) -> Iterator[Push]:
-    push = Push(endpoint, BEGUN_NS, timeout_s)
+    push = Push(endpoint, timeout_s, lambda: NOW_NS)
     try:
         yield push
     finally:
@@ -98,7 +98,23 @@ def test_gauges_and_counters_arrive_as_they_are() -> None:
     ]
     assert (energy.name, energy.sum.is_monotonic) == ("penstock_gpu_energy_joules_total", True)
     assert energy.sum.aggregation_temporality == 2  # cumulative
-    assert energy.sum.data_points[0].start_time_unix_nano == BEGUN_NS
+    (point,) = energy.sum.data_points
+    assert point.start_time_unix_nano == point.time_unix_nano == NOW_NS  # since when it counts is not known
+
+
+def test_a_counter_counts_since_it_was_seen_and_anew_where_it_fell() -> None:
+    def seen(*values: float) -> list[Gathered]:
+        found = Families()
+        for place, value in enumerate(values):
+            found.add(ENERGY, value, str(place))
+        return list(found)
+
+    begun = beginnings({}, seen(5, 9), 10)
+    begun = beginnings(begun, seen(7, 2, 0), 20)
+    begun = beginnings(begun, seen(7, 3), 30)
+
+    name = ENERGY.name
+    assert begun == {(name, ("0",)): (10, 7), (name, ("1",)): (20, 3)}
 
 
 @pytest.mark.parametrize("status", [400, 401, 404])

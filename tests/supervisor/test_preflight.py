@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from penstock.core.config import Address, GatewayConfig, ModelConfig
+from penstock.core.config import Address, GatewayConfig, ModelConfig, TracesConfig
 from penstock.core.errors import PenstockError
 from penstock.engines.spec import EngineSpec
 from penstock.supervisor.preflight import check_addresses, check_models
@@ -33,6 +33,20 @@ def test_what_has_no_effect_is_told_with_its_place() -> None:
     told = check_models(models, {"sim": spec}, lambda model: model.name == "b")
 
     assert told == ["models.1.engine_args.b: idle"]
+
+
+def test_spans_of_engines_are_asked_about_where_they_shall_be_sent() -> None:
+    models = [ModelConfig(name="a", engine="sim")]
+    spec = EngineSpec(
+        "sim", None, lambda _: [], check_spans=lambda _, traces: [f"engine: not to {traces.url}"]
+    )
+    traces = TracesConfig(endpoint="http://c:4318/v1/traces", engines=True)
+
+    check_models(models, {"sim": spec})
+    with pytest.raises(PenstockError) as caught:
+        check_models(models, {"sim": spec}, traces=traces)
+
+    assert caught.value.message == "models.0.engine: not to http://c:4318/v1/traces"
 
 
 def test_both_addresses_are_tried() -> None:

@@ -247,3 +247,18 @@ def test_an_alias_written_with_escapes_is_replaced_where_the_engine_will_look() 
     named = with_model(read_request(CHAT, body), "m")
 
     assert msgspec.json.decode(named.body)["model"] == "m"
+
+
+@pytest.mark.parametrize(
+    ("route", "members", "answers"),
+    [
+        (CHAT, '"stream": true, "messages": [{"role": "user"}]', 1),
+        (CHAT, '"stream": true, "messages": [{"role": "user"}], "n": 3', 3),
+        (CHAT, '"messages": [{"role": "user"}], "n": 3', 1),
+        (COMPLETIONS, '"stream": true, "prompt": ["a", "b"], "n": 2', 4),
+    ],
+)
+def test_answers_that_a_stream_brings_side_by_side_are_counted(
+    route: str, members: str, answers: int
+) -> None:
+    assert read_request(route, f'{{"model": "m", {members}}}'.encode()).answers == answers

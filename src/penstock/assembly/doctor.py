@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from penstock.core.config import DEMO_SOURCE, Config, ModelConfig
+from penstock.assembly.engines import traces_of_engines
+from penstock.core.config import DEMO_SOURCE, Config, ModelConfig, TracesConfig
 from penstock.core.config_sources import Loaded
 from penstock.core.errors import PenstockError
 from penstock.doctor.facts import GpuFacts, ModelFacts, SetupFacts
@@ -28,6 +29,7 @@ from penstock.planner.shapes import DamagedError, PlanError
 from penstock.store.home import Home
 from penstock.store.runtime import Registration, Registry, lock_holder
 from penstock.supervisor.ports import why_not_free
+from penstock.supervisor.preflight import complaints_of
 from penstock.telemetry.gpu_driver import Driver, Sight, read_within
 
 GPU_ENGINES = frozenset({"vllm", "sglang", "transformers"})
@@ -54,6 +56,7 @@ def examine(
     loaded, problems = _loaded(load)
     config = loaded.config if loaded else None
     models = config.models if config else ()
+    traces = traces_of_engines(config) if config else None
     sight = read_within(Driver(time.monotonic, nvml), DRIVER_WITHIN_S)
     registrations = Registry(home.replicas).registrations()
     gpus = GpuFacts(
@@ -67,7 +70,7 @@ def examine(
         config_from=config_from,
         config_problems=problems,
         config_warnings=loaded.warnings if loaded else (),
-        models=tuple(_model(model, environ) for model in models),
+        models=tuple(_model(model, traces, environ) for model in models),
         engines=installed_engines(environ, [environ.get(VENV_VARIABLE, ""), *_venvs(models)]),
         ports=_ports(config) if config else {},
         running=holder.pid if holder else 0,
@@ -97,9 +100,9 @@ def _venvs(models: Iterable[ModelConfig]) -> Iterator[str]:
     return (str(model.venv) for model in models if model.venv)
 
 
-def _model(model: ModelConfig, environ: Mapping[str, str]) -> ModelFacts:
+def _model(model: ModelConfig, traces: TracesConfig | None, environ: Mapping[str, str]) -> ModelFacts:
     spec = SPECS[model.engine]
-    facts = ModelFacts(model.name, model.engine, tuple(spec.check(model)))
+    facts = ModelFacts(model.name, model.engine, tuple(complaints_of(model, spec, traces)))
     return facts if facts.complaints or spec.launch is None else _files(facts, str(model.source), environ)
 
 

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from penstock.assembly.premises import Premises
 from penstock.assembly.pulling import token_of
-from penstock.core.config import Address, ModelConfig
+from penstock.core.config import Address, Config, ModelConfig, TracesConfig
 from penstock.core.config_sources import Loaded
 from penstock.core.errors import PenstockError
 from penstock.engines.catalog import SPECS
@@ -63,7 +63,7 @@ class Engines:
             {**self._environ, **_tokens(loaded)}
         )  # they are those that it has not
         self._hub_token = self._hub_token_of(loaded)
-        self._drain_s = loaded.config.gateway.drain_timeout_s
+        self._config = loaded.config
         self.premises.gpus.name(loaded.config.models)
 
     def _hub_token_of(self, loaded: Loaded) -> str | None:
@@ -84,7 +84,8 @@ class Engines:
         Raises:
             PenstockError: what is wrong, a line each.
         """
-        for warning in check_models(models, SPECS, only):
+        traces = traces_of_engines(by.config if by else self._config)
+        for warning in check_models(models, SPECS, only, traces):
             self._say(f"warning: {warning}")
         token = self._hub_token if by is None else self._hub_token_of(by)
         check_fit(models, lambda: detect(os.environ), only, Hub(token).lacking)
@@ -195,12 +196,18 @@ class Engines:
                 self.registry,
                 self._client,
                 time.time,
-                self._drain_s,
+                self._config.gateway.drain_timeout_s,
                 self.premises.gpus,
+                traces_of_engines(self._config),
             )
             if part.name in drained():
                 drained.set(part.name, drained=False)
             yield Keeper(part, self._home.log(part.name), REPLICA_LIMITS, self._around)
+
+
+def traces_of_engines(config: Config) -> TracesConfig | None:
+    """Where engines send spans of their own; None where they make none."""
+    return config.traces if config.traces.engines else None
 
 
 def is_started(model: ModelConfig) -> bool:

@@ -161,7 +161,7 @@ def open_push(endpoint: str) -> Push:
     """What pushes to an endpoint; its library is loaded for who wants it alone."""
     from penstock.exporter.otlp import Push
 
-    return Push(endpoint, time.time_ns())
+    return Push(endpoint)
 
 
 class _Replicas:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from typing import Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from penstock.core.config_limits import Section
 from penstock.core.config_values import Duration, Flag, HeaderName, OtlpUrl, Secret, Share
 
 TracesProtocol = Literal["http", "grpc"]
+HTTP_PATH = "/v1/traces"
 
 
 class TracesConfig(Section):
@@ -42,3 +44,23 @@ class TracesConfig(Section):
     timeout_s: Duration = Field(
         default=5.0, alias="timeout", description="Longest try to send some spans; then they are lost."
     )
+    engines: Flag = Field(
+        default=False,
+        description="Have vLLM and SGLang, where Penstock starts them, send spans of their own to the same "
+        "collector, for the requests that are traced.",
+    )
+
+    @field_validator("engines")
+    @classmethod
+    def _goes_somewhere(cls, engines: bool, info: ValidationInfo) -> bool:
+        if engines and info.data.get("endpoint") is None:
+            raise ValueError("expected traces.endpoint beside it, to which they are sent")
+        return engines
+
+    @property
+    def url(self) -> str:
+        """The endpoint, by HTTP with the path that it has where none is named; empty where there are no traces."""
+        endpoint = self.endpoint or ""
+        if not endpoint or self.protocol == "grpc":
+            return endpoint
+        return endpoint.rstrip("/") + ("" if urlsplit(endpoint).path.strip("/") else HTTP_PATH)

@@ -71,6 +71,7 @@ class RequestRecord(msgspec.Struct):
     tenant: str = ""
     key_id: str = ""
     stream: bool = False
+    answers: int = 1  # that a stream brings side by side
     priority: str = ""  # the class in which it waited
     authenticated_s: float | None = None
     body_read_s: float | None = None
@@ -125,11 +126,11 @@ class RequestRecord(msgspec.Struct):
 
     @property
     def tpot_s(self) -> float | None:
-        """(E2E - TTFT) / (n - 1) of a streamed answer of n tokens, two at least."""
-        count = self.usage.completion_tokens
-        if self.first_token_s is None or self.last_token_s is None or count is None or count < 2:
+        """(E2E - TTFT) / (n - 1) of a streamed answer of n tokens, two at least; the mean of several side by side."""
+        tokens = (self.usage.completion_tokens or 0) / self.answers
+        if self.first_token_s is None or self.last_token_s is None or tokens < 2:
             return None
-        return (self.last_token_s - self.first_token_s) / (count - 1)
+        return (self.last_token_s - self.first_token_s) / (tokens - 1)
 
     @property
     def queue_s(self) -> float | None:

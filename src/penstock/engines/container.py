@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from penstock.core.config import ModelConfig
@@ -27,7 +28,7 @@ SHM_SIZE = "16g"
 # For the engine's own end, after its drain, before it is killed.
 STOP_MARGIN_S = 5
 PASSED_ON = ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
-SETTINGS = ("VLLM_", "SGLANG_", "NCCL_")
+SETTINGS = ("VLLM_", "SGLANG_", "NCCL_", "OTEL_")
 # A port that all processes of vLLM count up from; in a pod beside a service called `vllm`, an URL, which it refuses.
 FOREIGN = ("VLLM_PORT",)
 CAUSES: Causes = (
@@ -64,7 +65,7 @@ def image_mistakes(model: ModelConfig, environ: Mapping[str, str]) -> Iterator[s
 
 def inside(placement: Placement) -> Placement:
     """Where the engine listens, seen from within."""
-    return Placement(HOST, PORT, placement.api_key, None, placement.drain_timeout_s)
+    return replace(placement, host=HOST, port=PORT, gpus=None)
 
 
 def in_image(

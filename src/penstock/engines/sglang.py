@@ -6,14 +6,16 @@ Its facts are read out of the source of SGLang 0.5.23; it needs a GPU.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
-from penstock.core.config import ModelConfig
+from penstock.core.config import ModelConfig, TracesConfig
 from penstock.engines import container, keyed_module
 from penstock.engines.causes import HUB_CAUSES
 from penstock.engines.container import image_mistakes, in_image, inside
 from penstock.engines.installation import Installation, find
 from penstock.engines.options import own_mistakes, words
+from penstock.engines.spans import ENDPOINT, span_mistakes, spans_env, spans_of
 from penstock.engines.spec import VLLM_MANNER, EngineSpec, Launch, Placement
 from penstock.engines.weights import source_of, split_mistakes, weight_mistakes
 
@@ -51,15 +53,22 @@ def launch(model: ModelConfig, placement: Placement) -> Launch:
 
 
 def _command(model: ModelConfig, placement: Placement, python: str) -> Launch:
+    spans = spans_of(model, placement)
+    traced = {"enable_trace": True, ENDPOINT: spans.url} if spans else {}
     return Launch(
         argv=(
             *(python, str(SHIM), MODULE, "--model-path", source_of(model), "--served-model-name", model.name),
             *("--host", placement.host, "--port", str(placement.port), "--enable-metrics"),
             *words(
-                model.engine_args, switches=model.engine_args
+                {**traced, **model.engine_args}, switches=model.engine_args
             ),  # false is its default wherever it is a switch
         ),
-        env={keyed_module.KEY_VARIABLE: placement.api_key, **ENV, **placement.gpu_env},
+        env={
+            keyed_module.KEY_VARIABLE: placement.api_key,
+            **ENV,
+            **placement.gpu_env,
+            **(spans_env(spans, "sglang", os.environ) if spans else {}),
+        },
     )
 
 
@@ -80,6 +89,13 @@ def check(model: ModelConfig) -> list[str]:
     ]
 
 
+def check_spans(model: ModelConfig, traces: TracesConfig) -> Iterator[str]:
+    """What keeps it from sending spans of its own."""
+    if ENDPOINT not in model.engine_args:
+        found = None if model.image else _installation(model)
+        yield from span_mistakes(model, traces, found, "pip install 'sglang[tracing]'")
+
+
 def _installation(model: ModelConfig) -> Installation | None:
     found = find("python3" if model.venv else "sglang", model.venv or "", os.environ)
     return found if found and found.distribution(("sglang",)) else None
@@ -89,6 +105,7 @@ SPEC = EngineSpec(
     kind="sglang",
     launch=launch,
     check=check,
+    check_spans=check_spans,
     manner=VLLM_MANNER,  # it took over its members
     steps=(b"sglang:realtime_tokens_total",),
     stages=(

@@ -6,10 +6,10 @@ One module per kind (`llamacpp`, `vllm`...) makes one `EngineSpec`; `engines/cat
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from penstock.core.config import ModelConfig
+from penstock.core.config import ModelConfig, TracesConfig
 from penstock.wire.exposition import KNOWN_LOAD, LoadNames
 from penstock.wire.resume import Manner
 from penstock.wire.tokenize import Tokenizer
@@ -48,6 +48,7 @@ class Placement:
         api_key: what it must ask for.
         gpus: indices of the GPUs that it may use; None where nobody has chosen.
         drain_timeout_s: how long its requests may go on after SIGTERM.
+        traces: where it sends spans of its own; None where it makes none.
     """
 
     host: str
@@ -55,6 +56,7 @@ class Placement:
     api_key: str
     gpus: tuple[int, ...] | None = None
     drain_timeout_s: float = 20.0
+    traces: TracesConfig | None = None
 
     @property
     def gpu_env(self) -> dict[str, str]:
@@ -79,6 +81,8 @@ class EngineSpec:
         check: complains about the model's `source` or `engine_args` before anything is started; one sentence
             for each problem, none when all is well.
         warn: says what of them will have no effect, or not the one that is meant, as `check` does.
+        check_spans: complains, as `check` does, about what keeps the engine from sending spans of its own; says
+            nothing where it has none.
         health_path: answers 200 once the engine has loaded its model.
         manner: how it is asked to go on with an answer; None where it can't.
         metrics_path: where its page of metrics is.
@@ -94,6 +98,7 @@ class EngineSpec:
     launch: Callable[[ModelConfig, Placement], Launch] | None
     check: Callable[[ModelConfig], list[str]]
     warn: Callable[[ModelConfig], Sequence[str]] = lambda _model: ()
+    check_spans: Callable[[ModelConfig, TracesConfig], Iterable[str]] = lambda _model, _traces: ()
     health_path: str = "/health"
     manner: Manner | None = None
     metrics_path: str = "/metrics"

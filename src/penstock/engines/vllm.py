@@ -7,13 +7,14 @@ what its log means.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from penstock.core.config import ModelConfig
+from penstock.core.config import ModelConfig, TracesConfig
 from penstock.engines import container
 from penstock.engines.container import ENGINE_CACHE, FOREIGN, image_mistakes, in_image, inside
 from penstock.engines.options import words
+from penstock.engines.spans import ENDPOINT, span_mistakes, spans_env, spans_of
 from penstock.engines.spec import VLLM_MANNER, EngineSpec, Launch, Placement
 from penstock.engines.vllm_architectures import architecture_mistakes
 from penstock.engines.vllm_arguments import mistakes, warnings
@@ -69,8 +70,24 @@ def warn(model: ModelConfig) -> list[str]:
     return said
 
 
+def check_spans(model: ModelConfig, traces: TracesConfig) -> Iterator[str]:
+    """What keeps it from sending spans of its own."""
+    vllm = vllm_of(model)
+    if vllm is None or ENDPOINT in model.engine_args:
+        return
+    yield from span_mistakes(model, traces, vllm.sources, "pip install opentelemetry-exporter-otlp")
+    if vllm.arguments and ENDPOINT not in vllm.arguments:
+        yield f"engine: {vllm.name} has no {ENDPOINT}, which traces.engines needs; set that to false"
+    if model.engine_args.get("disable_log_stats") is True:
+        yield (
+            f"engine_args.disable_log_stats: {vllm.name} makes its spans of these figures, and breaks without them; "
+            "leave it out, or set traces.engines to false"
+        )
+
+
 def _command(model: ModelConfig, placement: Placement, vllm: Vllm, environ: Mapping[str, str]) -> Launch:
     switches = {name for name, is_switch in vllm.arguments.items() if is_switch}
+    spans = spans_of(model, placement)
     return Launch(
         argv=(
             *(word for name in FOREIGN if name in environ for word in ("env", "-u", name)),
@@ -78,9 +95,16 @@ def _command(model: ModelConfig, placement: Placement, vllm: Vllm, environ: Mapp
             *("--host", placement.host, "--port", str(placement.port)),
             *("--served-model-name", model.name),
             *(("--shutdown-timeout", str(placement.drain_s)) if _can_drain(vllm) else ()),
+            *((f"--{ENDPOINT}".replace("_", "-"), spans.url) if spans else ()),
             *words(model.engine_args, switches),
         ),
-        env={KEY_VARIABLE: placement.api_key, **ENV, **placement.gpu_env, **_defaults(model, environ)},
+        env={
+            KEY_VARIABLE: placement.api_key,
+            **ENV,
+            **placement.gpu_env,
+            **_defaults(model, environ),
+            **(spans_env(spans, "vllm", os.environ) if spans else {}),
+        },
     )
 
 
@@ -114,6 +138,7 @@ SPEC = EngineSpec(
     launch=launch,
     check=check,
     warn=warn,
+    check_spans=check_spans,
     manner=VLLM_MANNER,
     # One more for each step of which tokens came; it stands still where EngineCore does.
     steps=(b"vllm:iteration_tokens_total_count",),

@@ -67,6 +67,10 @@ CAUSES: Causes = (
         "or set enableServiceLinks: false)",
     ),
     (
+        r"opentelemetry is not available",
+        "it can't send spans: `pip install opentelemetry-exporter-otlp` beside it, or set traces.engines to false",
+    ),
+    (
         r"overflowerror: cannot fit 'int' into an index-sized integer",
         "a file of its weights is no safetensors file; `penstock pull` it again",
     ),

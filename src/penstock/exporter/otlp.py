@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.sdk.metrics.export import (
@@ -36,6 +36,10 @@ TIMEOUT_S = 5.0
 _LIBRARY = "opentelemetry.exporter.otlp.proto.http"
 
 
+# The beginning of each counter, in nanoseconds, and its value; by its name and labels.
+Begun = dict[tuple[str, tuple[str, ...]], tuple[int, float]]
+
+
 class PushError(PenstockError):
     """The endpoint did not take what was pushed."""
 
@@ -47,12 +51,15 @@ class Push:
 
     Args:
         endpoint: as `http://collector:4318`.
-        begun_ns: when the counters began, Unix time in nanoseconds.
         timeout_s: of one push, its repetitions included.
+        now_ns: Unix time in nanoseconds.
     """
 
-    def __init__(self, endpoint: str, begun_ns: int, timeout_s: float = TIMEOUT_S) -> None:
-        self._begun_ns = begun_ns
+    def __init__(
+        self, endpoint: str, timeout_s: float = TIMEOUT_S, now_ns: Callable[[], int] = time.time_ns
+    ) -> None:
+        self._now_ns = now_ns
+        self._begun: Begun = {}
         self._url = endpoint if endpoint.endswith(PATH) else f"{endpoint.rstrip('/')}{PATH}"
         self._exporter = OTLPMetricExporter(endpoint=self._url, timeout=timeout_s)
         self._resource = Resource.create(
@@ -73,7 +80,9 @@ class Push:
             PushError: it was not taken; the next push may be.
         """
         self._word.said = ""
-        found = data(families, self._resource, self._begun_ns, time.time_ns())
+        now_ns, gathered = self._now_ns(), list(families)
+        self._begun = beginnings(self._begun, gathered, now_ns)
+        found = data(gathered, self._resource, self._begun, now_ns)
         if self._exporter.export(found) is not MetricExportResult.SUCCESS:
             raise PushError(
                 f"{self._url} did not take the metrics: {self._word.said or 'no reason was given'}",
@@ -85,20 +94,34 @@ class Push:
         self._exporter.shutdown()
 
 
-def data(families: Iterable[Gathered], resource: Resource, begun_ns: int, now_ns: int) -> MetricsData:
+def beginnings(known: Begun, families: Iterable[Gathered], now_ns: int) -> Begun:
+    """Since when the counters count, of those that are there now, with what they have reached.
+
+    That is when they were first seen, and anew where one fell: a kernel and an engine have counted before, nobody
+    knows since when, and a beginning that is the moment of its value says so in OpenTelemetry's words.
+    """
+    found: Begun = {}
+    for family, samples in families:
+        for values, value in samples if family.kind == "counter" else ():
+            begun_ns, reached = known.get((family.name, values), (now_ns, value))
+            found[family.name, values] = now_ns if value < reached else begun_ns, value
+    return found
+
+
+def data(families: Iterable[Gathered], resource: Resource, begun: Begun, now_ns: int) -> MetricsData:
     """Families as OpenTelemetry has them."""
-    metrics = [_metric(family, begun_ns, now_ns) for family in families]
+    metrics = [_metric(family, begun, now_ns) for family in families]
     scope = ScopeMetrics(InstrumentationScope("penstock.exporter", __version__), metrics, "")
     return MetricsData([ResourceMetrics(resource, [scope], "")])
 
 
-def _metric(gathered: Gathered, begun_ns: int, now_ns: int) -> Metric:
+def _metric(gathered: Gathered, begun: Begun, now_ns: int) -> Metric:
     family, samples = gathered
     counts = family.kind == "counter"
     points = [
         NumberDataPoint(
             dict(zip(family.labels, values, strict=True)),
-            begun_ns if counts else 0,
+            begun[family.name, values][0] if counts else 0,
             now_ns,
             float(value),
         )

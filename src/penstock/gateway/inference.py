@@ -258,7 +258,7 @@ class Inference:
             route, body = CHAT, generate.to_chat(body, models.default.name)
         request = read_request(route, body)
         model = self._healthy(models.find(request.model), caller)
-        record.model, record.stream = model.name, request.stream
+        record.model, record.stream, record.answers = model.name, request.stream, request.answers
         record.priority = caller.priority(incoming.header(b"x-priority").decode("latin-1"))
         headers = incoming.onward if self._tracing is None else self._tracing.begin(record, incoming.onward)
         total_s = timeout_s(model.timeouts.total_s, incoming.header(b"x-request-timeout"))

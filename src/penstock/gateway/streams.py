@@ -38,9 +38,14 @@ class Streams:
         self._begun: dict[str, int] = {}  # by model, so that each of them is measured
 
     def add(self, call: Call) -> None:
-        """One more is under way; says on its record whether its gaps are measured."""
+        """One more is under way; says on its record whether its gaps are measured.
+
+        Where answers come side by side, the gaps between their events are none of an answer.
+        """
         self._calls[id(call)] = call
         record = call.record
+        if record.answers > 1:
+            return
         begun = self._begun.get(record.model, 0)
         self._begun[record.model] = begun + 1
         if begun % MEASURED_ONE_IN == 0:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from penstock.core.config import Address, ModelConfig
+from penstock.core.config import Address, ModelConfig, TracesConfig
 from penstock.core.errors import PenstockError
 from penstock.engines.client import EngineClient
 from penstock.engines.spec import EngineSpec, Launch, Placement
@@ -94,6 +94,7 @@ class ReplicaPart:
     Args:
         gateway_drain_s: how long the gateway lets open requests go on, which its own drain has to outlast.
         dealer: gives it its GPUs, for as long as it is kept.
+        traces: where it sends spans of its own; None where it makes none.
     """
 
     model: ModelConfig
@@ -104,6 +105,7 @@ class ReplicaPart:
     now: Callable[[], float]
     gateway_drain_s: float = 20.0
     dealer: Gpus = field(default_factory=lambda: Gpus(dict))
+    traces: TracesConfig | None = None
     _placement: Placement | None = field(default=None, init=False)
 
     @property
@@ -144,6 +146,7 @@ class ReplicaPart:
             api_key=own_key.get_secret_value() if own_key else secrets.token_urlsafe(),
             gpus=self.dealer.take(self.name, self.model),
             drain_timeout_s=engine_drain_s(self.gateway_drain_s),
+            traces=self.traces,
         )
         launch = self.spec.launch(self.model, self._placement)
         if self._placement.gpus is None:

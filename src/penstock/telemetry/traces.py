@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from urllib.parse import urlsplit
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
@@ -25,7 +24,6 @@ from penstock.core.record import RequestRecord
 from penstock.telemetry.spans import spans_of
 
 SERVICE = "penstock-gateway"
-HTTP_PATH = "/v1/traces"
 # 2,000 traced requests: some MB, and half a minute of a busy gateway that traces 5 %.
 WAITING_MAX = 16_384
 BATCH_MAX = 512
@@ -141,7 +139,7 @@ def open_exporter(config: TracesConfig) -> SpanExporter:
                 hint="pip install penstock[otlp-grpc], or set traces.protocol to http",
             ) from error
         made: SpanExporter = exporter(
-            endpoint=config.endpoint,
+            endpoint=config.url,
             insecure=config.endpoint.startswith("http://"),
             headers=headers,
             timeout=config.timeout_s,
@@ -149,10 +147,7 @@ def open_exporter(config: TracesConfig) -> SpanExporter:
         return made
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-    path = "" if urlsplit(config.endpoint).path.strip("/") else HTTP_PATH
-    return OTLPSpanExporter(
-        endpoint=config.endpoint.rstrip("/") + path, headers=headers, timeout=config.timeout_s
-    )
+    return OTLPSpanExporter(endpoint=config.url, headers=headers, timeout=config.timeout_s)
 
 
 def _resource() -> Resource:

@@ -91,6 +91,7 @@ class InferenceRequest(msgspec.Struct, frozen=True):
     Args:
         hides_usage: the usage chunk was asked for by the gateway alone, and is kept from the client.
         completion_tokens_max: tokens that the answer may have, over all its choices; None where it is not said.
+        answers: how many a stream brings side by side; 1 where it is no stream.
         session: who asks, as the body's `prompt_cache_key` or `user` names them; may be empty.
     """
 
@@ -99,6 +100,7 @@ class InferenceRequest(msgspec.Struct, frozen=True):
     body: bytes
     hides_usage: bool = False
     completion_tokens_max: int | None = None
+    answers: int = 1
     session: str = ""
 
 
@@ -163,6 +165,7 @@ def _with_usage(request: _Request, route: str, body: bytes) -> InferenceRequest:
         stream,
         body,
         completion_tokens_max=_completion_tokens_max(request, route),
+        answers=_answers(request) if stream else 1,
         session=session if isinstance(session, str) else "",
     )
     if not stream or asked or route not in (CHAT, COMPLETIONS):
