@@ -3,7 +3,7 @@
 A trigger notes each row in the transaction that makes it, so that what is in the ledger and what is to be sent can't
 disagree. Rows leave in batches: a batch is put together once and kept until it is known to have arrived, so that one
 that is sent again is the same to the byte, and can be recognised. A row that is taken back after it was put into a
-batch follows with the sign -1. What waits takes some 40 bytes a row; the rows themselves are the ledger's.
+batch follows with the sign -1. What waits takes some 75 bytes a row; the rows themselves are the ledger's.
 """
 
 from __future__ import annotations
