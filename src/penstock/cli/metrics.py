@@ -73,10 +73,10 @@ def _explain(parts: Parts, families: Sequence[Gathered]) -> None:
     """Says on standard error what each source told, and what it did not."""
     from penstock.exporter import host
 
-    told = {family.name: len(samples) for family, samples in families}
-    absent = [family.name for family in host.METRICS if family.name not in told]
+    values = {family.name: len(samples) for family, samples in families}
+    absent = [family.name for family in host.METRICS if family.name not in values]
     say(
-        f"host: {sum(told.get(family.name, 0) for family in host.METRICS)} values"
+        f"host: {sum(values.get(family.name, 0) for family in host.METRICS)} values"
         + (f"; not told here: {', '.join(absent)}" if absent else "")
     )
     sight = parts.exporter.sight
