@@ -108,6 +108,18 @@ def test_others_can_see_how_it_goes(ledger: Path) -> None:
     ]
 
 
+def test_what_one_worker_did_is_not_forgotten_for_another(ledger: Path) -> None:
+    reports = (DeliveryReport(sent=3, unsent=0), DeliveryReport(unsent=0), AWAY, AWAY)
+    stages = [Stage(ledger, [report], 1_000_000.0 + 100.0 * number) for number, report in enumerate(reports)]
+    seen = []
+    for stage in stages:
+        stage.tend()
+        seen.append(load(ledger))
+
+    assert [progress.sent_at for progress in seen] == [1_000_010.0] * 4
+    assert [progress.failing_since for progress in seen] == [0.0, 0.0, 1_000_210.0, 1_000_210.0]
+
+
 def test_each_trouble_is_logged_once(ledger: Path, capsys: pytest.CaptureFixture[str]) -> None:
     full = DeliveryReport(unsent=7, problem=Problem("no room"))
     stage = Stage(ledger, [AWAY, AWAY, full, DeliveryReport(sent=7, unsent=0, left_out=4)])

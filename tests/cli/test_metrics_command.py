@@ -25,6 +25,7 @@ def test_a_dry_run_prints_what_prometheus_would_see_and_says_why_there_is_no_gpu
     assert families["penstock_host_memory_total_bytes"].samples[0].value > 0
     assert "gpu: no NVIDIA driver answers here: Driver Not Loaded (driver_not_loaded)" in result.err
     assert "engines: no replica is registered" in result.err
+    assert "host: " in result.err
 
 
 def test_debug_says_which_fields_a_gpu_does_not_tell(penstock: Command, folder: Path) -> None:

@@ -136,6 +136,16 @@ def test_a_reload_that_each_worker_follows_is_one(tmp_path: Path) -> None:
     check(tmp_path, series, {reloads: [('{result="applied"}', 1)]})
 
 
+def test_rows_wait_in_the_ledger_of_each_gateway(tmp_path: Path) -> None:
+    series: dict[str, str] = {}
+    for instance, worker, rows in (("a", "0", 3), ("a", "1", 5), ("b", "0", 2)):
+        series |= gauge("penstock_clickhouse_unsent_rows", rows, instance=instance, worker=worker)
+
+    (query,) = queries("Rows that wait for ClickHouse")
+
+    check(tmp_path, series, {query: [('{instance="a"}', 5), ('{instance="b"}', 2)]})
+
+
 def test_a_quantile_of_nothing_is_nothing(tmp_path: Path) -> None:
     series = counter("penstock_ttft_seconds_bucket", 0, model="m", le="1.0")
     series |= counter("penstock_ttft_seconds_bucket", 0, model="m", le="+Inf")

@@ -131,6 +131,24 @@ def test_a_row_that_may_have_been_sent_by_an_earlier_ledger_is_taken_back(home: 
     assert [sign for _, sign in ids(home)] == [-1, 1]
 
 
+def test_what_is_taken_back_is_what_was_sent_to_the_microsecond(home: Path) -> None:
+    def leave() -> list[dict[str, object]]:
+        batch = box(home).next_batch(9, NOON)
+        assert batch is not None
+        box(home).sent(batch.id)
+        return batch.rows
+
+    ledger(home).ingest()
+    begin = begin_line("e1")
+    put(home / "journal", "1-1-1.jsonl", msgspec.structs.replace(begin, started_at=NOON + 0.1234567))
+    ledger(home).ingest()
+    (sent,) = leave()
+    put(home / "journal", "2-2-1.jsonl", end_line("e1"))
+    ledger(home).ingest()
+
+    assert leave()[0] == sent | {"sign": -1}
+
+
 def test_what_may_have_been_sent_and_what_was_not_leave_apart(home: Path) -> None:
     write(home / "journal", record("r0"), record("r1"))
     ledger(home).ingest()
@@ -181,7 +199,10 @@ def test_rows_are_sent_again_that_a_server_has_lost(home: Path) -> None:
     ledger(home).ingest()
 
     assert box(home).send_again(NOON + 2 * 86_400) == 2
-    assert [request for request, _ in ids(home)] == ["r0", "req-e2", "req-e3"]
+    assert [request for request, _ in ids(home)] == ["req-e2", "req-e3"]
+    assert [request for request, _ in ids(home)] == ["r0"]
+    assert ids(home) == []
+    assert box(home).send_again(NOON + 9 * 86_400) == 0
 
 
 def test_it_is_told_how_long_the_first_row_waits(home: Path) -> None:

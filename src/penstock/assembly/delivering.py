@@ -43,7 +43,7 @@ class Delivering:
         self._log = log
         self._deliver = deliver or deliver_apart
         self._now = now
-        self._progress = load(ledger)
+        self._told = ""
         self._wanted = True  # an earlier gateway may have left some
         self._not_before_s = 0.0
         self._wait_s = 0.0
@@ -76,8 +76,7 @@ class Delivering:
                 hint="penstock usage has them",
             )
         if not report.busy:
-            self._progress = self._judged(report, now_s - began)
-            save(self._ledger, self._progress)
+            save(self._ledger, self._judged(report, now_s - began))
 
     def _judged(self, report: DeliveryReport, monotonic_s: float) -> Progress:
         """How it goes now.
@@ -85,17 +84,17 @@ class Delivering:
         Args:
             monotonic_s: what makes a moment since the epoch one of the monotonic clock.
         """
-        before, now = self._progress, self._now()
+        before, now = load(self._ledger), self._now()  # what other workers did is in it
         sent_at = now if report.sent else before.sent_at
         if report.problem is None:
             if self.failing:
                 self._log.info("ClickHouse takes rows again")
-            self.failing, self._wait_s = False, 0.0
+            self.failing, self._told, self._wait_s = False, "", 0.0
             return Progress(sent_at)
         message, hint = report.problem.message, report.problem.hint
-        if not self.failing or message != before.message:
+        if message != self._told:
             self._log.error(message, hint=hint)
-        self.failing = True
+        self.failing, self._told = True, message
         self._wait_s = min(max(WAIT_S, 2 * self._wait_s), WAIT_S_MAX)
         self._not_before_s = now + self._wait_s + monotonic_s
         return Progress(sent_at, before.failing_since or now, message, hint, now + self._wait_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +14,7 @@ from penstock.cli.terminal import UsageError, epilog, out, say
 
 if TYPE_CHECKING:
     from penstock.assembly.exporter import Parts
+    from penstock.telemetry.families import Gathered
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -59,7 +61,7 @@ def metrics(
     parts = Parts(config, here.load, here.home, here.environ, fake_gpus, open_log(level, config.log.format))
     families = asyncio.run(look_once(parts))
     if level == "debug":
-        _explain(parts)
+        _explain(parts, families)
     if dry_run or endpoint is None:
         out(exposition(families).decode().rstrip())
         return
@@ -67,8 +69,16 @@ def metrics(
     say(f"pushed {sum(len(samples) for _, samples in families)} samples to {endpoint}")
 
 
-def _explain(parts: Parts) -> None:
+def _explain(parts: Parts, families: Sequence[Gathered]) -> None:
     """Says on standard error what each source told, and what it did not."""
+    from penstock.exporter import host
+
+    values = {family.name: len(samples) for family, samples in families}
+    absent = [family.name for family in host.METRICS if family.name not in values]
+    say(
+        f"host: {sum(values.get(family.name, 0) for family in host.METRICS)} values"
+        + (f"; not told here: {', '.join(absent)}" if absent else "")
+    )
     sight = parts.exporter.sight
     if sight.trouble is not None:
         say(f"gpu: {sight.trouble.message} ({sight.trouble.reason})")

@@ -3,7 +3,7 @@
 A trigger notes each row in the transaction that makes it, so that what is in the ledger and what is to be sent can't
 disagree. Rows leave in batches: a batch is put together once and kept until it is known to have arrived, so that one
 that is sent again is the same to the byte, and can be recognised. A row that is taken back after it was put into a
-batch follows with the sign -1. What waits takes some 40 bytes a row; the rows themselves are the ledger's.
+batch follows with the sign -1. What waits takes some 75 bytes a row; the rows themselves are the ledger's.
 """
 
 from __future__ import annotations
@@ -42,7 +42,11 @@ _TABLES = (
 _ON_INSERT = """CREATE TRIGGER note_row AFTER INSERT ON requests BEGIN
     INSERT INTO unsent (entry_id) VALUES (new.entry_id);
 END"""
-_OLD = ", ".join(f"'{name}', old.{name}" for name in COLUMNS)
+# JSON of SQLite's own has 15 digits of a number, and a time of today needs 17; `quote` gives them all
+_OLD = ", ".join(
+    f"'{name}', json(lower(quote(old.{name})))" if name.endswith("_at") else f"'{name}', old.{name}"
+    for name in COLUMNS
+)
 _ON_DELETE = f"""CREATE TRIGGER note_no_row AFTER DELETE ON requests BEGIN
     INSERT INTO unsent (entry_id, taken_back) SELECT old.entry_id, json_object({_OLD})
         WHERE NOT EXISTS (
@@ -57,6 +61,11 @@ _AGAIN = """INSERT INTO unsent (entry_id) SELECT entry_id FROM requests r
     WHERE coalesce(ended_at, started_at) >= ?
         AND NOT EXISTS (SELECT * FROM unsent u WHERE u.entry_id = r.entry_id AND u.taken_back IS NULL)
     ORDER BY started_at"""
+_LAST = "SELECT coalesce(max(number), 0) FROM unsent"
+_NEVER_SENT = "FROM unsent WHERE number <= ? AND number > (SELECT old_until FROM outbox)"
+_BEHIND = (
+    f"INSERT INTO unsent (entry_id, taken_back) SELECT entry_id, taken_back {_NEVER_SENT} ORDER BY number"
+)
 _NUMBER_MAX = 2**63 - 1
 
 _FIRST_ROW = "json_extract(CAST(body AS TEXT), '$.rows[0].ended_at')"
@@ -125,10 +134,14 @@ class Outbox:
         if not self._exists():
             return 0
         with transaction(self.db):
+            (last,) = self.db.execute(_LAST).fetchone()
             noted = self.db.execute(_AGAIN, (since_s,)).rowcount
-            self.db.execute(
-                "UPDATE outbox SET old_until = coalesce((SELECT max(number) FROM unsent), old_until)"
-            )
+            if noted:
+                (until,) = self.db.execute(_LAST).fetchone()
+                # what was never sent goes behind them, and stays known as such
+                self.db.execute(_BEHIND, (last,))
+                self.db.execute(f"DELETE {_NEVER_SENT}", (last,))
+                self.db.execute("UPDATE outbox SET old_until = ?", (until,))
         return noted
 
     def count(self) -> int:

@@ -99,7 +99,8 @@ PAGE = Page(
             (
                 Panel(
                     "Budget left, 30 days",
-                    "What is left of the failures that each objective allows in 30 days. Below 0 it is missed.",
+                    "What is left of the failures that each objective allows in 30 days; below 0 it is missed. It adds up whole "
+                    "hours, so that it comes with the first one, and follows an hour late.",
                     PERCENT,
                     (Query(f"llm:slo_budget_left:ratio30d{{{MODEL}}}", "{{model}} {{objective}}"),),
                     "bars",

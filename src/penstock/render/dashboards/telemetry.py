@@ -97,7 +97,7 @@ PAGE = Page(
                 ),
                 Panel(
                     "Configurations put in force",
-                    "By each process since it was started. All of one gateway shall say the same.",
+                    "By each process since it was started: those that were started together say the same.",
                     COUNT,
                     (
                         Query(

@@ -144,9 +144,9 @@ PAGE = Page(
                 ),
                 Panel(
                     "Rows that wait for ClickHouse",
-                    "They are in the ledger, and are sent once it takes them.",
+                    "In the ledger of each gateway; they are sent once it takes them.",
                     COUNT,
-                    (Query("max(penstock_clickhouse_unsent_rows)", "waiting"),),
+                    (Query("max by (instance) (penstock_clickhouse_unsent_rows)", "{{instance}}"),),
                     limits=(100_000, 10_000_000),
                 ),
                 Panel(

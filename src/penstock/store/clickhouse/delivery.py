@@ -31,7 +31,7 @@ TOO_LARGE = "clickhouse_too_large"
 
 # Names of this many entries are longer than what ClickHouse reads of a query by itself.
 _QUERY_BYTES_MAX = str(BATCH_ROWS * 150)
-_INTERVAL = re.compile(r"(toInterval[A-Z][a-z]+\([0-9]{1,9}\))(?! TO (?:DISK|VOLUME))")
+_INTERVAL = re.compile(r"(toInterval[A-Z][a-z]+\([0-9]{1,9}\))(?! (?:TO (?:DISK|VOLUME)|RECOMPRESS) )")
 _MADE = (
     f"SELECT create_table_query FROM system.tables WHERE database = currentDatabase() AND name = '{TABLE}'"  # noqa: S608
     " FORMAT JSONCompactEachRow"
@@ -136,11 +136,12 @@ class _Known:
         """When entries ended that are there."""
         if not rows:
             return {}
-        first, last = min(row["started_at"] for row in rows), max(row["ended_at"] for row in rows)
+        # of both, for a clock may be set back, and what seemed cut off ended where it began
+        times = [row[name] for row in rows for name in ("started_at", "ended_at")]
         names = ", ".join(sorted({_quoted(row["entry_id"]) for row in rows}))
         found = await self._rows(
             f"SELECT entry_id, toString(ended_at) FROM {TABLE} "  # noqa: S608 - quoted
-            f"WHERE ended_at BETWEEN '{first}' AND '{last}' AND entry_id IN ({names}) "
+            f"WHERE ended_at BETWEEN '{min(times)}' AND '{max(times)}' AND entry_id IN ({names}) "
             "GROUP BY entry_id, ended_at HAVING sum(sign) > 0 FORMAT JSONCompactEachRow"
         )
         there: dict[str, set[str]] = {}
