@@ -11,6 +11,7 @@ from penstock.assembly.commands import Commands
 from penstock.core.config import Config, ModelConfig
 from penstock.core.config_sources import Loaded
 from penstock.core.errors import PenstockError
+from penstock.store.runtime import Refusal
 from penstock.supervisor.control import Ask
 from penstock.telemetry.notify import Notifier
 from tests.assembly.stage import Stage, model
@@ -20,7 +21,10 @@ RESTART = Ask("restart", "a")
 
 
 def commands(stage: Stage) -> Commands:
-    return Commands(stage.supervisor, stage.rolling, stage.reloading, stage.engines, stage.said, Notifier())
+    return Commands(
+        *(stage.supervisor, stage.rolling, stage.reloading, stage.engines, stage.said, Notifier()),
+        refused=Refusal(stage.home.refusal).note,
+    )
 
 
 def test_a_restart_says_how_many_in_which_time(tmp_path: Path) -> None:
@@ -220,10 +224,12 @@ def test_a_reload_that_can_not_take_a_model_away_says_so_and_the_next_one_does(t
             await asked.carry_out(Ask("reload"), stage.told)
         assert raised.value.hint == "the new configuration is in force; reload again to finish"
         assert stage.names() == ["a-0", "b-0"]
+        assert "drained.json can't be written" in Refusal(stage.home.refusal).why()
 
         stage.home.drained.rmdir()
         await asked.carry_out(Ask("reload"), stage.told)
         assert stage.names() == ["a-0"]
+        assert Refusal(stage.home.refusal).why() == ""
 
     stage.run(scene)
 

@@ -50,6 +50,7 @@ def found(*replicas: dict[str, Any], **members: Any) -> dict[str, Any]:
         "running": True,
         "ready": True,
         "reason": "",
+        "reload_refused": "",
         "pid": 4711,
         "up_s": 7400.0,
         "url": "http://127.0.0.1:8080",
@@ -71,6 +72,15 @@ def test_where_all_is_well_there_is_a_table_and_nothing_more() -> None:
         "REPLICA  STATE  LOAD    MEMORY   RESTARTS  UP  PID      ADDRESS",
         "m-0      ready  12/256  23.4 GB  0         2h  1234567  :45678",
         "m-1      busy   12/256  23.4 GB  0         2h  1234567  :45678",
+    ]
+
+
+def test_a_configuration_that_was_refused_is_told_beside_what_serves() -> None:
+    said = text(found(replica("m-0"), reload_refused="gateway.nonsense: unknown key"))
+
+    assert said.splitlines()[:2] == [
+        "Penstock at http://127.0.0.1:8080 (pid 4711) is ready, up 2h.",
+        "The last reload was refused: gateway.nonsense: unknown key",
     ]
 
 

@@ -27,6 +27,7 @@ class Commands:
     Args:
         say: prints a line for the owner.
         notifier: tells a service manager of reloads.
+        refused: takes the reason for which a reload was refused, or an empty one once none is.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Commands:
         engines: Engines,
         say: Callable[[str], None],
         notifier: Notifier,
+        refused: Callable[[str], None],
     ) -> None:
         self._supervisor = supervisor
         self._rolling = rolling
@@ -44,6 +46,7 @@ class Commands:
         self._engines = engines
         self._say = say
         self._notifier = notifier
+        self._refused = refused
         self._one_at_a_time = asyncio.Lock()
         self._under_way = ""
         self._follows = False
@@ -162,10 +165,22 @@ class Commands:
         return [keeper.part.name for keeper in keepers if not keeper.became_ready.is_set()]
 
     async def _reload(self, ask: Ask, tell: Tell) -> str:
-        with self._notifier.reloading():
-            return await self._reloading.run(
-                in_place=ask.in_place, ready_within_s=ask.ready_within_s, tell=tell
-            )
+        try:
+            with self._notifier.reloading():
+                outcome = await self._reloading.run(
+                    in_place=ask.in_place, ready_within_s=ask.ready_within_s, tell=tell
+                )
+        except PenstockError as error:
+            self._note(error.message)
+            raise
+        self._note("")
+        return outcome
+
+    def _note(self, refused: str) -> None:
+        try:
+            self._refused(refused)
+        except OSError as error:
+            self._say(f"that a reload was refused can't be kept for `penstock status` ({error.strerror})")
 
     async def _restart(self, ask: Ask, tell: Tell) -> str:
         began_s = time.monotonic()

@@ -56,7 +56,7 @@ from penstock.policy.fleet import Replica, State
 from penstock.store.board import Board
 from penstock.store.home import Home
 from penstock.store.keys import KeyRing, make_admin_key
-from penstock.store.runtime import Drained, PartReports
+from penstock.store.runtime import Drained, PartReports, Refusal
 from penstock.supervisor.ports import settled
 from penstock.telemetry.fleet_state import part_lines
 from penstock.telemetry.logs import RequestLog, open_log
@@ -253,7 +253,7 @@ class _Gateway:
         show_fleet(self._metrics, self._settings, self._replicas, self._lines, self._routing)
         show_inference(self._metrics, self._settings, self._inference)
         show_stores(self._metrics, self._stores)
-        show_health(self._metrics, self._settings, self._reload, self._health)
+        show_health(self._metrics, self._settings, self._reload, Refusal(self._home.refusal), self._health)
 
     def _trace(self, config: TracesConfig) -> Traces | None:
         if config.endpoint is None:

@@ -17,6 +17,7 @@ from penstock.gateway.routing import Routing
 from penstock.gateway.server import GatewayServer
 from penstock.gateway.settings import Settings
 from penstock.gateway.streams import StreamFigures
+from penstock.store.runtime import Refusal
 from penstock.telemetry import catalog
 from penstock.telemetry.fleet_state import fleet_lines, line_lines
 from penstock.telemetry.metrics import Metrics
@@ -100,10 +101,12 @@ def show_stores(metrics: Metrics, stores: Stores) -> None:
         metrics.show(catalog.CLICKHOUSE_SENT, lambda: delivery.sent_rows)
 
 
-def show_health(metrics: Metrics, settings: Settings, reload: GatewayReload, health: Health) -> None:
-    """Shows reloads, and what went wrong."""
+def show_health(
+    metrics: Metrics, settings: Settings, reload: GatewayReload, refusal: Refusal, health: Health
+) -> None:
+    """Shows reloads, of the supervisor too, and what went wrong."""
     metrics.show(catalog.GENERATION, lambda: settings.generation)
-    metrics.show(catalog.RELOAD_FAILED, lambda: reload.refused_last)
+    metrics.show(catalog.RELOAD_FAILED, lambda: reload.refused_last or bool(refusal.why()))
     metrics.show(catalog.BUGS, lambda: health.bugs)
     metrics.show(catalog.LOOP_LAG, lambda: health.lag_max_s)
     metrics.add(

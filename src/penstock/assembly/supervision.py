@@ -22,7 +22,7 @@ from penstock.engines.client import EngineClient
 from penstock.policy.restart import RestartLimits
 from penstock.store.home import Home
 from penstock.store.keys import KeyStore, KeyTerms, read_admin_key
-from penstock.store.runtime import Drained, Holder, Lock
+from penstock.store.runtime import Drained, Holder, Lock, Refusal
 from penstock.store.starts import Starts
 from penstock.supervisor.control import Control
 from penstock.supervisor.keeper import Keeper
@@ -178,7 +178,11 @@ class Session:
             self._engines,
             lambda model: stack.enter_context(self._engines.locked([model], self._holder())),
         )
-        return Commands(supervisor, rolling, reloading, self._engines, self._say, self._notifier)
+        refusal = Refusal(self._home.refusal)
+        refusal.note("")
+        return Commands(
+            supervisor, rolling, reloading, self._engines, self._say, self._notifier, refusal.note
+        )
 
     def _run(
         self,

@@ -28,9 +28,11 @@ def _head(found: Mapping[str, Any]) -> str:
         return ""
     where = f"at {found['url']} (pid {found['pid']})" if found["pid"] else "(a gateway alone)"
     up = f", up {format_duration(round(found['up_s']))}" if found["up_s"] else ""
-    if found["ready"]:
-        return f"Penstock {where} is ready{up}."
-    return _wrapped(f"Penstock {where} is not ready{up}: {found['reason']}")
+    state = f"Penstock {where} is ready{up}."
+    if not found["ready"]:
+        state = _wrapped(f"Penstock {where} is not ready{up}: {found['reason']}")
+    refused = found["reload_refused"]
+    return f"{state}\n{_wrapped(f'The last reload was refused: {refused}')}" if refused else state
 
 
 def _models(found: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ NO_STATE = "unknown"
 
 def look(here: Invocation) -> dict[str, Any]:
     """Everything, as it is printed with `--json`."""
-    from penstock.store.runtime import PartReports, Registry, lock_holder
+    from penstock.store.runtime import PartReports, Refusal, Registry, lock_holder
 
     holder = lock_holder(here.home.lock)
     overview = _overview(here)
@@ -35,6 +35,7 @@ def look(here: Invocation) -> dict[str, Any]:
         "reason": reason,
         "pid": holder.pid if holder else None,
         "up_s": round(time.time() - holder.started_at, 1) if holder and holder.started_at else None,
+        "reload_refused": Refusal(here.home.refusal).why() if holder else "",
         "url": holder.listen if holder else None,
         "admin_url": holder.admin if holder else None,
         "workers": overview.get("workers"),

@@ -125,6 +125,11 @@ class Home:
         """The replicas that were asked to drain."""
         return self.run / "drained.json"
 
+    @property
+    def refusal(self) -> Path:
+        """Why the supervisor has refused the last reload."""
+        return self.run / "reload-refused"
+
     def engine_lock(self, model: str) -> Path:
         """Held by the process that runs the replicas of `model`."""
         return self.run / f"engine-{file_name(model)}.lock"

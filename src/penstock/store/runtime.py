@@ -245,6 +245,35 @@ class PartReports:
         return self._folder / f"{file_name(name)}.json"
 
 
+class Refusal:
+    """Why the supervisor goes on with an older configuration than there is, for the gateway and `penstock status`.
+
+    Args:
+        path: `Home.refusal`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def note(self, why: str) -> None:
+        """Keeps the reason for which a reload was refused; an empty one says that none is.
+
+        Raises:
+            OSError: it can't be written.
+        """
+        if why:
+            write_private(self._path, why.encode(), durable=False)
+        else:
+            self._path.unlink(missing_ok=True)
+
+    def why(self) -> str:
+        """The reason; empty where the newest configuration is in force, as far as anybody knows."""
+        try:
+            return self._path.read_text(errors="replace")
+        except OSError:
+            return ""
+
+
 class Drained:
     """The names of replicas that shall get no more requests, in a file that all workers read.
 
