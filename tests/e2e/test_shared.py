@@ -70,9 +70,9 @@ def test_two_gateways_keep_one_limit_and_go_on_without_redis(folder: Path, engin
         alone = statuses(4, a, b)
         assert set(alone) == {200}  # by the limits of each machine, which know nothing yet
         wait_until(lambda: logged(a, "redis is away"), "it to be said")
-        assert b"penstock_shared_store_up 0.0" in a.admin("/metrics").body
+        assert b"penstock_shared_store_up 0\n" in a.admin("/metrics").body
         redis.send_signal(signal.SIGCONT)
-        wait_until(lambda: b"penstock_shared_store_up 1.0" in a.admin("/metrics").body, "redis to be back")
+        wait_until(lambda: b"penstock_shared_store_up 1\n" in a.admin("/metrics").body, "redis to be back")
         redis.kill()
         redis.wait()
         assert 200 in statuses(4, a, b)

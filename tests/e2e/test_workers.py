@@ -28,6 +28,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sim]:
 def front(folder: Path, engine: Sim) -> Iterator[Gateway]:
     with ready_gateway(folder, remote("m", engine) + TENANTS, PENSTOCK_GATEWAY__WORKERS="2") as server:
         wait_until(lambda: workers(server) == 2 and all_ready(server), "both workers")
+        wait_until(lambda: server.log.read_text().count(": up after ") == 2, "their parent to know")
         yield server
 
 
