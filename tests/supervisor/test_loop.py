@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import pytest
 
 from penstock.policy.restart import RestartLimits
 from penstock.supervisor.keeper import Keeper
@@ -24,6 +26,14 @@ from tests.supervisor.parts import (
     keeper,
     until,
 )
+
+
+@pytest.fixture(autouse=True)
+def _as_without_nohup() -> Iterator[None]:
+    """A command that was tried in this process before may have left SIGHUP ignored, as nohup does."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @dataclass

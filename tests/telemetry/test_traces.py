@@ -29,6 +29,13 @@ def library_may_speak_again() -> Iterator[None]:
     logging.getLogger("opentelemetry").setLevel(logging.NOTSET)
 
 
+@pytest.fixture(autouse=True)
+def _log_as_it_was() -> Iterator[None]:
+    """Traces quieten the SDK's log while a collector is away."""
+    yield
+    logging.getLogger("opentelemetry").setLevel(logging.NOTSET)
+
+
 def record(*, trace: Trace | None = TRACE, **members: object) -> RequestRecord:
     """A stream that failed at one replica and was answered by another, 100 s after the clock's beginning."""
     known: dict[str, object] = {
