@@ -150,12 +150,12 @@ def _attributes(record: RequestRecord) -> dict[str, AttributeValue]:
         "penstock.fault": record.fault or None,
         "penstock.replica": record.replica or None,
         "penstock.attempts": len(record.attempts),
-        "penstock.continuations": record.continuations,
-        "penstock.hedged": record.hedged,
-        "penstock.replayed": record.replayed,
+        "penstock.continuations": record.continuations or None,
+        "penstock.hedged": record.hedged or None,
+        "penstock.replayed": record.replayed or None,
         "penstock.overhead": record.overhead_s,
         "penstock.time_per_output_token": record.tpot_s,
-        "penstock.cost": record.cost_usd,
+        "penstock.cost": record.cost_usd or None,
     }
     return {name: value for name, value in told.items() if value is not None}
 

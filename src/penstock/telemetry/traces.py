@@ -150,8 +150,19 @@ def open_exporter(config: TracesConfig) -> SpanExporter:
     return OTLPSpanExporter(endpoint=config.url, headers=headers, timeout=config.timeout_s)
 
 
+class _Sender(Resource):
+    """Who sends spans, hashed once: the SDK asks for it with each of them, and would write JSON each time."""
+
+    def __init__(self, known: Resource) -> None:
+        super().__init__(known.attributes, known.schema_url)
+        self._hash = super().__hash__()
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
 def _resource() -> Resource:
-    return Resource.create(
+    known = Resource.create(
         {
             "service.name": SERVICE,
             "service.version": __version__,
@@ -160,3 +171,4 @@ def _resource() -> Resource:
             "process.pid": os.getpid(),
         }
     )
+    return _Sender(known)
