@@ -171,8 +171,10 @@ def test_a_stopped_engine_core_is_seen_left_and_found_again(stack: Gateway) -> N
     assert all(events[-1] == "[DONE]" for events in it.late)
     assert "no step for" in it.seen["evidence"]
     assert it.seen["evidence"].endswith("/health says 200")
-    path = [move[1:3] for move in moves(stack) if move[0] == it.name]
-    assert path[-3:] == [("ready", "stalled"), ("stalled", "warming"), ("warming", "ready")]
+    path = [("ready", "stalled"), ("stalled", "warming"), ("warming", "ready")]
+    wait_until(  # by way of the supervisor
+        lambda: [move[1:3] for move in moves(stack) if move[0] == it.name][-3:] == path, "the log to tell it"
+    )
     wait_until(lambda: _serves(stack, it.name), "it to be given requests again")
 
 
