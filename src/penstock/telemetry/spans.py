@@ -34,6 +34,9 @@ _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _UNSET = Status(StatusCode.UNSET)
 
 
+# Shorter waits before the engine have no span: most are, and each span costs as much as three log lines.
+STAGE_MIN_S = 0.0005
+
 # Numbers of the spans below a request's own; attempts have the first ones.
 _STAGE = 1 << 16
 _ATTEMPT_STAGE = 1 << 17
@@ -61,7 +64,8 @@ def spans_of(record: RequestRecord, resource: Resource) -> list[ReadableSpan]:
         )
     ]
     for number, (name, times) in enumerate(_stages(record)):
-        spans.append(span(name, trace.span_below(_STAGE + number), trace.span_id, times))
+        if times[1] - times[0] >= STAGE_MIN_S:
+            spans.append(span(name, trace.span_below(_STAGE + number), trace.span_id, times))
     for number, attempt in enumerate(record.attempts, 1):
         attempt_id, ended_s = trace.span_below(number), attempt.ended_s or record.ended_s
         spans.append(
