@@ -17,8 +17,8 @@ from benchmarks.gateway.sitting import Results
 
 NGINX_FACTOR_MAX = 1.5
 TWO_WORKERS_FACTOR_MIN = 1.7
-# A tenth of what a request may cost; metrics, log and traces together may take 30 µs. Of an event nothing, or what two runs
-# of the same code differ by.
+# A tenth of what a request may cost; metrics, log and traces together may take 30 µs. Of an event nothing, or what two
+# runs of the same code differ by.
 TRACES_US_MAX, EVENT_NOISE_US = 10, 1
 
 
