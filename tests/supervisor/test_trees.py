@@ -189,9 +189,11 @@ def test_a_control_group_goes_with_its_tree(tmp_path: Path) -> None:
         group = planted.tree.group
         assert group is not None
         child = spawn(
-            Launch((sys.executable, "-c", "input()")), LogFile(tmp_path / "log"), os.environ, planted
+            *(Launch((sys.executable, "-c", "import signal; signal.pause()")), LogFile(tmp_path / "log")),
+            *(os.environ, planted),
         )
         before = child.pid in group.pids() or group.path.exists()
+        os.kill(child.pid, signal.SIGTERM)
         await end(child)
         return before, any(folder.exists() for folder in group.folders)
 
