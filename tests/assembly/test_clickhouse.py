@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -21,8 +20,6 @@ from penstock.store.outbox import Outbox
 from penstock.telemetry.logs import Logger
 from tests.clickhouse import (
     ClickHouseServer,
-    Trouble,
-    clickhouse,
     counted,
     deliver,
     ingest,
@@ -31,30 +28,6 @@ from tests.clickhouse import (
 )
 from tests.e2e.processes import ready_gateway, remote, sim_engine, wait_until
 from tests.store.journals import NOON, begin_line, end_line, put, record, write
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseServer]:
-    with clickhouse(tmp_path_factory.mktemp("clickhouse")) as server:
-        asyncio.run(migrate(settings(server)))
-        yield server
-
-
-@pytest.fixture
-def server(shared: ClickHouseServer) -> ClickHouseServer:
-    """The server, empty and in good health."""
-    for (name,) in shared.query(
-        "SELECT name FROM system.tables WHERE engine LIKE '%MergeTree' AND database = 'default'"
-    ):
-        if name != "penstock_migrations":
-            shared.run(f"TRUNCATE TABLE {name}")
-    shared.trouble, shared.inserts = Trouble(), 0
-    return shared
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    return tmp_path
 
 
 def test_migrations_are_applied_once(server: ClickHouseServer) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -17,34 +15,11 @@ from tests.clickhouse import (
     LONG_AGO,
     ClickHouseServer,
     Trouble,
-    clickhouse,
     counted,
     deliver,
     ingest,
-    migrate,
-    settings,
 )
 from tests.store.journals import NOON, begin_line, end_line, put, record, write
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseServer]:
-    with clickhouse(tmp_path_factory.mktemp("clickhouse")) as server:
-        asyncio.run(migrate(settings(server)))
-        yield server
-
-
-@pytest.fixture
-def server(shared: ClickHouseServer) -> ClickHouseServer:
-    for table in ("llm_requests", "llm_usage_daily", "llm_minutes"):
-        shared.run(f"TRUNCATE TABLE {table}")
-    shared.trouble = Trouble()
-    return shared
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    return tmp_path
 
 
 def lose_ledger(home: Path) -> None:
